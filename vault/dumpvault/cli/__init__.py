@@ -1,0 +1,105 @@
+"""The command line. Each command's module is imported when it runs, so that ``--help`` and a crash kernel stay light."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dumpvault import __version__
+from dumpvault.cli import output
+from dumpvault.errors import VaultError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "init": ("site", "Make a site: configuration, keys directory, store."),
+    "keys": ("keys", "Make, list, show, import and export keys."),
+    "capture": ("capture", "Seal a vmcore into a new vault; prints the vault's id."),
+    "list": ("vaults", "List the vaults of a store."),
+    "info": ("vaults", "Show what a vault says of itself, signatures checked."),
+    "verify": ("verify", "Check a vault's signatures and every block; needs no key."),
+    "open": ("open", "Write the captured memory back, bit for bit."),
+    "demo": ("demo", "The whole story in one minute, on generated memory."),
+}
+
+EXIT_CODES = """\b
+Exit codes:
+  0 all asked was done and checked    11 policy refused
+  1 failure                           12 missing key or approval
+  2 usage                             13 store failure
+  3 incomplete vault                  14 release failure
+  10 authentication failure           130 interrupted"""
+
+
+class _Lazy(click.Group):
+    """Knows its commands' names and one-line helps; imports one only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"dumpvault.cli.{_COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="dumpvault")
+def cli() -> None:
+    """Seal Linux crash dumps as they are read, open them under policy, prove their custody.
+
+    \b
+    Examples:
+      dumpvault demo
+      dumpvault capture /proc/vmcore --recipient analyst --signer collector
+      dumpvault verify latest
+      dumpvault COMMAND --help
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, and turn every error into a message and an exit code: never a traceback."""
+    sys.exit(_run(lambda: cli.main(args=arguments, prog_name="dumpvault", standalone_mode=False)))
+
+
+def _run(call: Callable[[], Any]) -> int:
+    try:
+        code = call()
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except VaultError as error:
+        output.show_error(error)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        output.say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Nobody reads standard output any more; keep the interpreter from complaining when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 130
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        output.show_error(VaultError(f"{where}{error.strerror or error}", "Nothing was released or overwritten."))
+        return 1
+    except Exception as error:
+        if os.environ.get("DUMPVAULT_TRACEBACK"):
+            raise
+        hint = "This is a defect. Please report it with the output of the same command under DUMPVAULT_TRACEBACK=1."
+        output.show_error(VaultError(f"internal error: {type(error).__name__}: {error}", hint))
+        return 1
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,104 @@
+"""``dumpvault capture``. Runs in a crash kernel: what is imported here is paid for in its memory."""
+
+from __future__ import annotations
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.site import load_site, store_option
+from dumpvault.errors import Incomplete
+from dumpvault.flows.capture import CaptureRequest, capture
+
+__all__ = ["capture_command"]
+
+
+def _region_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    number, unit = value[:-1], {"K": 1 << 10, "M": 1 << 20}.get(value[-1:].upper(), 0)
+    size = int(number) * unit if number.isdigit() else 0
+    if size % 4096 or not 4096 <= size <= 1 << 28:
+        raise click.BadParameter("a multiple of 4K from 4K to 256M, such as 64M")
+    return size
+
+
+@click.command(
+    "capture",
+    epilog=output.epilog(
+        "dumpvault capture /proc/vmcore --recipient analyst --signer collector",
+        "makedumpfile -F -d 31 /proc/vmcore | dumpvault capture - --recipient analyst --signer collector",
+        "id=$(dumpvault capture vmcore --store /mnt/vaults --recipient analyst.pub)",
+        codes=(0, 1, 2, 3, 11, 12, 13, 130),
+    ),
+)
+@click.argument("source", default="/proc/vmcore")
+@store_option
+@click.option("--policy", metavar="NAME", help="Policy by name or path. [default: the site's, else baseline]")
+@click.option("--recipient", "recipients", multiple=True, metavar="NAME|FILE", help="Who can open it. May be repeated.")
+@click.option("--signer", metavar="NAME|FILE", help="The collector's signing key. [default: the site's]")
+@click.option("--compress", metavar="HOW", help="auto, zstd[:LEVEL] or none. [default: the policy's]")
+@click.option(
+    "--release",
+    type=click.Choice(["none"]),
+    default="none",
+    show_default=True,
+    expose_value=False,
+    help="Memory to hand back.",
+)
+@click.option("--region-size", callback=_region_size, metavar="SIZE", help="Such as 64M. [default: the policy's]")
+@click.option("--host", metavar="NAME", help="Name of the crashed machine. [default: this machine's]")
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Sealing threads. [default: one per processor]")
+@output.json_option
+def capture_command(
+    source: str,
+    store: str | None,
+    policy: str | None,
+    recipients: tuple[str, ...],
+    signer: str | None,
+    compress: str | None,
+    region_size: int | None,
+    host: str | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Seal SOURCE (a vmcore, any file, or - for a pipe) into a new vault and print the vault's id.
+
+    Every region is encrypted as it is read and synced before the signed commit that names it. A source that ends
+    early is sealed, certified as truncated, and reported with exit code 3.
+    """
+    request = CaptureRequest(
+        source=source, recipients=recipients, signer=signer, store=store, policy=policy, compress=compress,
+        region_size=region_size, jobs=jobs, host=host,
+    )  # fmt: skip
+    with output.bar("sealing") as progress:
+        result = capture(load_site(), request, progress, lambda vault: output.say(f"vault {vault}"))
+    manifest = result.manifest
+    for warning in result.warnings:
+        output.say(f"warning: {warning}")
+    if manifest.totals.unreadable:
+        output.say(f"warning: {manifest.totals.unreadable} bytes could not be read; they stand as zeros and are listed")
+    if as_json:
+        output.print_json(
+            {
+                "bytes": manifest.totals.size,
+                "end": manifest.end,
+                "regions": manifest.totals.regions,
+                "sealed_bytes": manifest.totals.sealed,
+                "store": result.store,
+                "truncated": manifest.truncated,
+                "unreadable_bytes": manifest.totals.unreadable,
+                "vault": result.vault,
+                "warnings": list(result.warnings),
+            }
+        )
+    else:
+        click.echo(result.vault)
+    if manifest.truncated:
+        error = Incomplete(
+            f"{source}: ended after {manifest.totals.size} bytes, before its own headers say",
+            f"Vault {result.vault} holds all that could be read and is certified as truncated; 'dumpvault open --partial' "
+            "writes it.",
+        )
+        output.say(f"{error.kind}: {error.message}")
+        output.say(error.hint)
+        raise click.exceptions.Exit(error.exit_code)

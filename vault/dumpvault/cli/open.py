@@ -1,0 +1,81 @@
+"""``dumpvault open``."""
+
+from __future__ import annotations
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.site import load_site, passphrase_option, store_option, unlocker
+from dumpvault.errors import Usage
+from dumpvault.flows.open import OpenRequest, incomplete, open_vault
+from dumpvault.flows.site import find_vault
+
+__all__ = ["open_command"]
+
+
+@click.command(
+    "open",
+    epilog=output.epilog(
+        "dumpvault open latest -o vmcore",
+        "dumpvault open 3f9c -o - | sha256sum",
+        "dumpvault open 3f9c -o what-there-is --partial",
+        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+    ),
+)
+@click.argument("vault", metavar="ID")
+@click.option("-o", "--output", "path", required=True, metavar="FILE|-", help="Where to write; - is standard output.")
+@store_option
+@click.option(
+    "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key to use. [default: any of the site's]"
+)
+@passphrase_option
+@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option("--partial", is_flag=True, help="Write what there is of an incomplete vault; the rest reads as zeros.")
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
+@output.json_option
+def open_command(
+    vault: str,
+    path: str,
+    store: str | None,
+    keys: tuple[str, ...],
+    passphrase_file: str | None,
+    allowed_signers: str | None,
+    force: bool,
+    partial: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Write the captured memory back, bit for bit.
+
+    FILE appears only when every byte of it is authenticated; a failed or killed run leaves nothing. Standard output
+    gets each frame as soon as that frame is authenticated, in order.
+    """
+    if path == "-" and as_json:
+        raise Usage("--json and -o - both want standard output", "Write to a file, or leave out --json.")
+    site = load_site()
+    trust = site.trust.allowed_signers(allowed_signers)
+    held = [site.trust.private_key(name) for name in (keys or site.trust.private_names())]
+    place = site.store(store)
+    request = OpenRequest(find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs)
+    with output.bar("opening") as progress:
+        opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
+    short = incomplete(opened)
+    if as_json:
+        output.print_json(
+            {
+                "bytes": opened.size,
+                "complete": short is None,
+                "missing": [f.message for f in opened.report.findings],
+                "opened_bytes": opened.written,
+                "output": path,
+                "unreadable_bytes": opened.unreadable,
+                "vault": request.vault,
+            }
+        )
+    if opened.unreadable:
+        output.say(f"note: {opened.unreadable} bytes could not be read when it was captured; they read as zeros")
+    if short:
+        output.say(f"{short.kind}: {short.message}")
+        output.say(short.hint)
+        raise click.exceptions.Exit(short.exit_code)

@@ -1,0 +1,110 @@
+"""What commands print: results on standard output, all else on standard error, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, TypeVar
+
+import click
+
+from dumpvault.errors import VaultError
+
+__all__ = ["bar", "epilog", "json_option", "print_json", "say", "show_error", "size", "wants_json"]
+
+Progress = Callable[[int, int | None], None]
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_wanted = {"json": False}
+
+_CODES = {
+    0: "everything asked was done and checked", 1: "failure", 2: "usage", 3: "incomplete vault",
+    10: "authentication or signature failure", 11: "policy refused", 12: "missing key or approval",
+    13: "store failure", 14: "release failure", 130: "interrupted",
+}  # fmt: skip
+
+
+def epilog(*examples: str, codes: tuple[int, ...]) -> str:
+    """The end of a command's help: examples and the exit codes it can have."""
+    lines = ["\b", "Examples:", *(f"  {example}" for example in examples)]
+    lines += ["", "\b", "Exit codes:", *(f"  {code:>3}  {_CODES[code]}" for code in codes)]
+    return "\n".join(lines)
+
+
+def json_option(command: _Command) -> _Command:
+    """``--json``: one JSON object on standard output, errors included."""
+
+    def remember(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+        _wanted["json"] = value
+        return value
+
+    return click.option(
+        "--json", "as_json", is_flag=True, callback=remember, is_eager=True, help="Print one JSON object on stdout."
+    )(command)
+
+
+def wants_json() -> bool:
+    return _wanted["json"]
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def say(text: str) -> None:
+    """A line for people, on standard error."""
+    click.echo(f"dumpvault: {text}", err=True)
+
+
+def show_error(error: VaultError) -> None:
+    """What went wrong, then what is safe and what to do next."""
+    if wants_json():
+        print_json(
+            {"error": {"exit_code": error.exit_code, "hint": error.hint, "kind": error.kind, "message": error.message}}
+        )
+    say(f"{error.kind}: {error.message}")
+    if error.hint:
+        say(error.hint)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``512 B``, ``1.5 MiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Progress]:
+    """Progress with rate and time left, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    began = monotonic()
+    shown = 0.0
+
+    def update(done: int, total: int | None) -> None:
+        nonlocal shown
+        now = monotonic()
+        if now - shown < 0.2 and done != total:
+            return
+        shown = now
+        rate = done / max(now - began, 1e-3)
+        line = f"{what} {size(done)}"
+        if total:
+            left = (total - done) / rate if rate else 0
+            line += f" of {size(total)}, {100 * done // total} %, {size(int(rate))}/s, {left:.0f} s left"
+        else:
+            line += f", {size(int(rate))}/s"
+        click.echo(f"\r\x1b[K{line}", nl=False, err=True)
+
+    try:
+        yield update
+    finally:
+        if shown:
+            click.echo("\r\x1b[K", nl=False, err=True)

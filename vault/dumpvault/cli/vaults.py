@@ -1,0 +1,114 @@
+"""``dumpvault list`` and ``dumpvault info``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.site import load_site, store_option
+from dumpvault.flows.listing import claims
+from dumpvault.flows.site import find_vault
+from dumpvault.flows.verify import Report, verify
+
+__all__ = ["info_command", "list_command"]
+
+
+@click.command(
+    "list", epilog=output.epilog("dumpvault list", "dumpvault list --store /mnt/vaults --json", codes=(0, 1, 2, 13))
+)
+@store_option
+@output.json_option
+def list_command(store: str | None, as_json: bool) -> None:
+    """List the vaults of a store, oldest first, by what their headers claim. Nothing is verified."""
+    found = list(claims(load_site().store(store)))
+    if as_json:
+        rows = [
+            {
+                "created": claim.header.created,
+                "ended": claim.ended,
+                "host": claim.header.host,
+                "source": claim.header.source.name,
+                "vault": claim.vault,
+            }
+            if claim.header
+            else {"ended": claim.ended, "problem": claim.problem, "vault": claim.vault}
+            for claim in found
+        ]
+        output.print_json({"vaults": rows})
+        return
+    for claim in found:
+        state = "ended" if claim.ended else "unfinished"
+        if claim.header:
+            h = claim.header
+            click.echo(
+                f"{claim.vault}  {h.created}  {state:<10}  {_printable(h.host):<20}  {_printable(h.source.name)}"
+            )
+        else:
+            click.echo(f"{claim.vault}  {'-':<20}  {state:<10}  {claim.problem}")
+
+
+@click.command(
+    "info", epilog=output.epilog("dumpvault info latest", "dumpvault info 3f9c --json", codes=(0, 1, 2, 3, 10, 12, 13))
+)
+@click.argument("vault", metavar="ID")
+@store_option
+@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
+@output.json_option
+def info_command(vault: str, store: str | None, allowed_signers: str | None, as_json: bool) -> None:
+    """Show a vault: what it holds, who can open it, how it was captured.
+
+    Signatures, chain and sizes are checked; the regions' bytes are not read ('verify' reads them).
+    """
+    site = load_site()
+    place = site.store(store)
+    report = verify(place, find_vault(place, vault), site.trust.allowed_signers(allowed_signers), bodies=False)
+    if not report.header_read:
+        raise report.findings[0]
+    facts = _facts(report)
+    if as_json:
+        output.print_json(facts)
+    else:
+        for label, value in facts.items():
+            if label != "findings":
+                shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+                click.echo(f"{label.replace('_', ' ') + ':':<18} {_printable(str(shown))}")
+    for finding in report.findings:
+        output.say(f"{finding.kind}: {finding.message}")
+    if report.exit_code:
+        raise click.exceptions.Exit(report.exit_code)
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    examiner = report.examiner
+    header, totals, manifest = examiner.header, examiner.totals, examiner.manifest
+    source = header.source
+    return {
+        "vault": report.vault,
+        "verdict": f"{report.verdict} (regions' bytes not read)",
+        "created": header.created,
+        "finished": manifest.finished if manifest else None,
+        "host": header.host,
+        "boot_id": header.boot_id,
+        "tool": header.tool,
+        "source": source.name,
+        "source_kind": source.kind + (f" {source.elf.bits}-bit {source.elf.endian}-endian" if source.elf else ""),
+        "bytes": totals.size,
+        "sealed_bytes": totals.sealed,
+        "unreadable_bytes": totals.unreadable,
+        "regions": totals.regions,
+        "commits": len(examiner.commits),
+        "attempts": len(examiner.attempts),
+        "end": manifest.end if manifest else None,
+        "truncated": manifest.truncated if manifest else None,
+        "policy": header.policy.name,
+        "recipients": [f"{r.name} ({r.suite})" for r in header.recipients],
+        "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
+        "findings": [finding.message for finding in report.findings],
+    }
+
+
+def _printable(text: str) -> str:
+    """A crashed machine's strings are not to move a terminal's cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,112 @@
+"""``dumpvault verify``."""
+
+from __future__ import annotations
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.site import load_site, passphrase_option, store_option, unlocker
+from dumpvault.flows.site import find_vault
+from dumpvault.flows.verify import Report, verify
+from dumpvault.formats.private_key import LockedKey
+
+__all__ = ["verify_command"]
+
+_MARKS = {"held": "held", "missing": "MISSING", "failed": "FAILED", "skipped": "not done"}
+
+
+@click.command(
+    "verify",
+    epilog=output.epilog(
+        "dumpvault verify latest",
+        "dumpvault verify 3f9c --allowed-signers auditors_copy --json",
+        "dumpvault verify 3f9c --with-key analyst",
+        codes=(0, 1, 2, 3, 10, 12, 13),
+    ),
+)
+@click.argument("vault", metavar="ID")
+@store_option
+@click.option("--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]")
+@click.option("--with-key", metavar="NAME|FILE", help="Also prove that this private key opens every region.")
+@passphrase_option
+@click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
+@output.json_option
+def verify_command(
+    vault: str,
+    store: str | None,
+    allowed_signers: str | None,
+    with_key: str | None,
+    passphrase_file: str | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Check everything that can be checked without a key: signatures, roles, chain, every block, completeness.
+
+    Exits 0 only if all of it was checked and held. Objects that nobody signed for are listed and change nothing.
+    """
+    site = load_site()
+    trust = site.trust.allowed_signers(allowed_signers)
+    key = site.trust.private_key(with_key) if with_key else None
+    if isinstance(key, LockedKey):
+        key = unlocker(passphrase_file)(key)
+    place = site.store(store)
+    found = find_vault(place, vault)
+    with output.bar("verifying") as progress:
+        report = verify(place, found, trust, jobs=jobs, key=key, progress=progress)
+    if as_json:
+        _print_json(report)
+    else:
+        _print(report)
+    if report.exit_code:
+        raise click.exceptions.Exit(report.exit_code)
+
+
+def _print(report: Report) -> None:
+    for number in sorted(report.steps):
+        step = report.steps[number]
+        click.echo(f"{number:>3}. {step.title:<16} {_MARKS[step.state]}{f'  ({step.note})' if step.note else ''}")
+    for name in report.foreign[:20]:
+        click.echo(f"     foreign: {name}")
+    if len(report.foreign) > 20:
+        click.echo(f"     foreign: and {len(report.foreign) - 20} more")
+    examiner = report.examiner
+    if report.header_read:
+        signed = ", ".join(examiner.trust.principal(keyid) for keyid in examiner.header_signers)
+        until = "" if examiner.manifest else f", at least up to commit {len(examiner.commits) - 1}"
+        click.echo(
+            f"{report.vault}: {report.verdict}; {examiner.totals.regions} regions, "
+            f"{output.size(examiner.totals.size)} of memory, signed by {signed}{until}"
+        )
+    else:
+        click.echo(f"{report.vault}: {report.verdict}")
+    for finding in report.findings[:20]:
+        output.say(f"{finding.kind}: {finding.message}")
+        if finding.hint:
+            output.say(f"  {finding.hint}")
+    if len(report.findings) > 20:
+        output.say(f"and {len(report.findings) - 20} more findings; --json lists all")
+
+
+def _print_json(report: Report) -> None:
+    examiner = report.examiner
+    output.print_json(
+        {
+            "bytes": examiner.totals.size,
+            "commits": len(examiner.commits),
+            "exit_code": report.exit_code,
+            "findings": [
+                {"exit_code": f.exit_code, "hint": f.hint, "kind": f.kind, "message": f.message}
+                for f in report.findings
+            ],
+            "foreign": report.foreign,
+            "regions": examiner.totals.regions,
+            "sealed_bytes": examiner.totals.sealed,
+            "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
+            "steps": [
+                {"name": step.title, "note": step.note, "number": number, "state": step.state}
+                for number, step in sorted(report.steps.items())
+            ],
+            "vault": report.vault,
+            "verdict": report.verdict,
+        }
+    )

@@ -1,0 +1,287 @@
+"""Open a vault bit for bit: verify what is signed, unlock, unseal each region, and only then give the result its name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from dumpvault.errors import BadInput, Incomplete, Interrupted, StoreFailed
+from dumpvault.flows.verify import Report, require_structure, verify
+from dumpvault.formats import sealed
+from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.commit import Commit, Regions
+from dumpvault.formats.keybag import WrappedKeys
+from dumpvault.formats.private_key import LockedKey, PrivateKey
+from dumpvault.model import RegionRecord, Sink, Store, body_path, keys_path, vault_prefix
+from dumpvault.stages.unlock import choose_key, unlock_attempt, unwrap_key
+from dumpvault.stages.unseal import unseal
+
+__all__ = ["OpenRequest", "Opened", "incomplete", "open_vault"]
+
+_ZEROS = bytes(1 << 20)
+Progress = Callable[[int, int | None], None]
+Unlock = Callable[[LockedKey], PrivateKey]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequest:
+    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order."""
+
+    vault: str
+    output: str
+    keys: Sequence[PrivateKey | LockedKey]
+    force: bool = False
+    partial: bool = False
+    jobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was written: ``size`` bytes of source, of which ``written`` were opened and ``unreadable`` never captured."""
+
+    report: Report
+    size: int
+    written: int
+    unreadable: int
+
+
+def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock: Unlock, progress: Progress) -> Opened:
+    """Open into ``request.output``, which appears only once every byte of it is authenticated.
+
+    ``unlock`` turns a locked key into a usable one. Raises ``VaultError``; then no output file exists.
+    """
+    if request.output != "-":
+        _check_output(request)
+    report = verify(store, request.vault, trust, bodies=False)
+    require_structure(report, partial=request.partial)
+    examiner = report.examiner
+    chosen = choose_key(examiner.header, request.keys)
+    key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
+    regions = list(_keyed_regions(store, report, key))
+    regions.sort(key=lambda item: item.record.offset)
+    size = examiner.totals.size
+    opening = _Opening(store, report, progress)
+    if request.output == "-":
+        opening.stream(regions, size)
+    else:
+        with _output_file(request, size) as fd:
+            opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
+    return Opened(report, size, opening.done, examiner.totals.unreadable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keyed:
+    attempt: int
+    record: RegionRecord
+    wrapped: bytes
+    kek: bytes
+
+
+def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[_Keyed]:
+    """Every region whose object and keys are there, with the key that its commit signed for it."""
+    examiner = report.examiner
+    prefix = vault_prefix(report.vault)
+    keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
+    for commit in examiner.commits:
+        if not isinstance(commit.body, Regions) or not commit.body.regions or commit.attempt not in keks:
+            continue
+        keys = _wrapped(store, report, commit)
+        if keys is None:
+            continue
+        for record, (_, wrapped) in zip(commit.body.regions, keys.keys, strict=True):
+            if store.size(f"{prefix}/{body_path(commit.attempt, record.index)}") is not None:
+                yield _Keyed(commit.attempt, record, wrapped, keks[commit.attempt])
+
+
+def _wrapped(store: Store, report: Report, commit: Commit) -> WrappedKeys | None:
+    name = f"{vault_prefix(report.vault)}/{keys_path(commit.attempt, commit.number)}"
+    # Missing only under --partial: without it, verification has refused before.
+    return report.examiner.check_keys(commit, store.get(name)) if store.size(name) is not None else None
+
+
+class _Opening:
+    """Regions into a file by many threads, or in order into a stream."""
+
+    def __init__(self, store: Store, report: Report, progress: Progress) -> None:
+        self._store = store
+        self._report = report
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._total = report.examiner.totals.size
+        self.done = 0
+
+    def fill(self, fd: int, regions: Sequence[_Keyed], jobs: int) -> None:
+        sink = _FileSink(fd)
+        stop = threading.Event()
+
+        def work(item: _Keyed) -> None:
+            if not stop.is_set():
+                self._unseal(item, sink)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                futures = [pool.submit(work, item) for item in regions]
+                finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+            finally:
+                stop.set()
+
+    def stream(self, regions: Sequence[_Keyed], size: int) -> None:
+        sink = _StreamSink()
+        for item in regions:
+            self._unseal(item, sink)
+        sink.reach(size)
+
+    def _unseal(self, item: _Keyed, sink: Sink) -> None:
+        record, report = item.record, self._report
+        name = body_path(item.attempt, record.index)
+        path = f"{vault_prefix(report.vault)}/{name}"
+        dek = unwrap_key(item.kek, item.wrapped, name)
+        bound = sealed.context(report.vault, item.attempt, record.index, record.kind, record.offset, record.codec)
+        unseal(
+            lambda offset, length: self._store.get(path, offset, length),
+            record, dek, bound, report.examiner.header.frame_size, name, sink,
+        )  # fmt: skip
+        with self._lock:
+            self.done += record.length
+            self._progress(self.done, self._total)
+
+
+class _FileSink:
+    """Writes at offsets of a file that reads as zeros wherever nothing is written."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                count = os.pwrite(self._fd, view, offset)
+                view = view[count:]
+                offset += count
+        except OSError as error:
+            raise StoreFailed(
+                f"the output: writing at byte {offset:#x} failed: {error.strerror}", "No file was made."
+            ) from None
+
+    def zeros(self, offset: int, length: int) -> None:
+        """Nothing to do: the file was made this long, and holes read as zeros."""
+
+
+class _StreamSink:
+    """Writes to standard output in order; a gap in an incomplete vault is filled with zeros."""
+
+    def __init__(self) -> None:
+        self._at = 0
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self.reach(offset)
+        self._put(data)
+
+    def zeros(self, offset: int, length: int) -> None:
+        self.reach(offset + length)
+
+    def reach(self, offset: int) -> None:
+        while self._at < offset:
+            self._put(_ZEROS[: offset - self._at])
+
+    def _put(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                count = os.write(1, view)
+                view = view[count:]
+                self._at += count
+        except BrokenPipeError:
+            raise Interrupted(f"the reader of standard output went away at byte {self._at:#x}") from None
+        except OSError as error:
+            raise StoreFailed(f"standard output: {error.strerror} at byte {self._at:#x}", "") from None
+
+
+def _check_output(request: OpenRequest) -> None:
+    if os.path.isdir(request.output):
+        raise BadInput(f"{request.output} is a directory", "Name a file with -o.")
+    if os.path.lexists(request.output) and not request.force:
+        raise BadInput(f"{request.output} exists and is kept", "Name another file, or replace it with --force.")
+
+
+@contextmanager
+def _output_file(request: OpenRequest, size: int) -> Iterator[int]:
+    """A file of ``size`` zero bytes without a name, or a temporary one; it gets its name when the block succeeds.
+
+    Where the file system has O_TMPFILE, even a killed process leaves no plaintext behind.
+    """
+    directory, final = os.path.split(os.path.abspath(request.output))
+    temporary = os.path.join(directory, f".{final}.{secrets.token_hex(8)}.tmp")
+    named = False
+    try:
+        try:
+            fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT):
+                raise
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            named = True
+    except OSError as error:
+        raise StoreFailed(f"{request.output}: {error.strerror}", "No file was made.") from None
+    try:
+        os.ftruncate(fd, size)
+        yield fd
+        os.fsync(fd)
+        if not named:
+            here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                # linkat with AT_SYMLINK_FOLLOW, open(2) on O_TMPFILE; a directory descriptor makes Python use linkat.
+                os.link(f"/proc/self/fd/{fd}", os.path.basename(temporary), dst_dir_fd=here, follow_symlinks=True)
+            finally:
+                os.close(here)
+            named = True
+        if request.force:
+            os.replace(temporary, os.path.join(directory, final))
+        else:
+            _rename_unless_taken(temporary, os.path.join(directory, final))
+        named = False
+    except FileExistsError:
+        raise BadInput(
+            f"{request.output} exists and is kept", "It appeared while opening. Name another file."
+        ) from None
+    except OSError as error:
+        raise StoreFailed(f"{request.output}: {error.strerror}", "No file was made.") from None
+    finally:
+        os.close(fd)
+        if named:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def _rename_unless_taken(old: str, new: str) -> None:
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        if os.path.lexists(new):
+            raise FileExistsError from None
+        os.rename(old, new)  # a file system without hard links
+    else:
+        os.unlink(old)
+
+
+def incomplete(opened: Opened) -> Incomplete | None:
+    """What to tell after ``--partial``: the first thing that was missing, or None."""
+    missing = [f for f in opened.report.findings if isinstance(f, Incomplete)]
+    if not missing:
+        return None
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    return Incomplete(
+        f"{missing[0].message}{more}",
+        f"{opened.written} of at least {opened.size} bytes were opened; what is missing reads as zeros.",
+    )

@@ -1,0 +1,177 @@
+"""A site's home: where its configuration, keys, policies and default store are (docs/reference/configuration.md)."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dumpvault.errors import BadInput, StoreFailed, Usage
+from dumpvault.formats.policy import Policy
+from dumpvault.model import Store, is_vault_id
+from dumpvault.stages.store import open_store
+from dumpvault.stages.trust import TrustDirectory, read_text
+
+__all__ = ["Site", "find_vault", "init_site", "vault_ids"]
+
+_SETTINGS = ("store", "policy", "signer", "recipients")
+_CONFIG = """\
+# dumpvault's configuration. Flags and DUMPVAULT_* variables override it.
+
+# Where vaults are kept: a directory.
+# store = "/var/lib/dumpvault/store"
+
+# The policy of a capture, by name or path.
+# policy = "baseline"
+
+# Who seals, and for whom, when capture is not told.
+# signer = "collector"
+# recipients = ["analyst"]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Paths and settings of one home."""
+
+    home: str
+    data: str
+    store_url: str
+    policy_name: str
+    signer: str | None
+    recipients: tuple[str, ...]
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str]) -> Site:
+        """Find the home and read its configuration. Raises ``BadInput`` for a bad one."""
+        home, data, files = _places(environ)
+        settings: dict[str, object] = {}
+        for path in files:
+            if os.path.exists(path):
+                settings |= _read_config(path)
+        store = environ.get("DUMPVAULT_STORE") or settings.get("store") or os.path.join(data, "store")
+        signer = environ.get("DUMPVAULT_SIGNER") or settings.get("signer")
+        recipients = settings.get("recipients", ())
+        return cls(
+            home=home,
+            data=data,
+            store_url=str(store),
+            policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
+            signer=str(signer) if signer else None,
+            recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
+        )
+
+    @property
+    def trust(self) -> TrustDirectory:
+        return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"))
+
+    def store(self, url: str | None = None, *, create: bool = False) -> Store:
+        return open_store(url or self.store_url, create=create)
+
+    def policy(self, name: str | None = None) -> Policy:
+        """A policy by name (the site's before the shipped ones) or path. Raises ``BadInput``."""
+        name = name or self.policy_name
+        if "/" in name or name.endswith(".toml"):
+            return Policy.parse(os.path.basename(name).removesuffix(".toml"), read_text(name, "a policy"))
+        places = [os.path.join(self.home, "policies"), *_shipped_policies()]
+        for place in places:
+            path = os.path.join(place, f"{name}.toml")
+            if os.path.exists(path):
+                return Policy.parse(name, read_text(path, "a policy"))
+        known = sorted(
+            {f.removesuffix(".toml") for p in places if os.path.isdir(p) for f in os.listdir(p) if f[-5:] == ".toml"}
+        )
+        raise BadInput(f"no policy {name!r}", f"Known: {', '.join(known)}. A path to a .toml file works too.")
+
+
+def _places(environ: Mapping[str, str]) -> tuple[str, str, list[str]]:
+    """(home, data, configuration files in the order they are read)."""
+    home = environ.get("DUMPVAULT_HOME")
+    if home:
+        home = os.path.abspath(home)
+        return home, home, [os.path.join(home, "config.toml")]
+    if os.geteuid() == 0:
+        return "/etc/dumpvault", "/var/lib/dumpvault", ["/etc/dumpvault/config.toml"]
+    user = os.path.expanduser("~")
+    config = os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config"), "dumpvault")
+    data = os.path.join(environ.get("XDG_DATA_HOME") or os.path.join(user, ".local", "share"), "dumpvault")
+    return config, data, ["/etc/dumpvault/config.toml", os.path.join(config, "config.toml")]
+
+
+def _read_config(path: str) -> dict[str, object]:
+    try:
+        settings = tomllib.loads(read_text(path, "a configuration"))
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not TOML: {error}", "Correct the file.") from None
+    for key, value in settings.items():
+        if key not in _SETTINGS:
+            raise BadInput(f"{path}: unknown setting {key!r}", f"Known: {', '.join(_SETTINGS)}.")
+        wanted = list if key == "recipients" else str
+        if not isinstance(value, wanted):
+            raise BadInput(
+                f"{path}: {key!r} must be a {'list of names' if wanted is list else 'string'}", "Correct it."
+            )
+    return settings
+
+
+def _shipped_policies() -> list[str]:
+    """Beside the package in a wheel; at the top of the tree in a checkout."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return [os.path.join(package, "_policies"), os.path.join(package, "..", "..", "policies")]
+
+
+def init_site(site: Site) -> list[str]:
+    """Make the home's directories and configuration; returns what was made. What exists is left alone."""
+    made = []
+    try:
+        for path, mode in (
+            (site.home, 0o755),
+            (site.trust.public, 0o755),
+            (os.path.join(site.trust.public, "recipients"), 0o755),
+            (os.path.join(site.trust.public, "custodians"), 0o755),
+            (site.trust.private, 0o700),
+            (os.path.join(site.home, "policies"), 0o755),
+        ):
+            if not os.path.isdir(path):
+                os.makedirs(path, mode=mode)
+                made.append(path)
+        config = os.path.join(site.home, "config.toml")
+        if not os.path.exists(config):
+            with open(config, "x", encoding="utf-8") as file:
+                file.write(_CONFIG)
+            made.append(config)
+    except OSError as error:
+        raise StoreFailed(
+            f"{error.filename}: {error.strerror}", "Set DUMPVAULT_HOME to a place you may write."
+        ) from None
+    if "://" not in site.store_url and not os.path.isdir(site.store_url):
+        site.store(create=True)
+        made.append(site.store_url)
+    return made
+
+
+def vault_ids(store: Store) -> Iterator[str]:
+    """Ids of all vaults in a store, in no order."""
+    return (name for name in store.children("vaults") if is_vault_id(name))
+
+
+def find_vault(store: Store, wanted: str) -> str:
+    """The id that ``wanted`` means: an id, a unique prefix of one, or ``latest``. Raises ``Usage``."""
+    if wanted == "latest":
+        from dumpvault.flows.listing import newest
+
+        found = newest(store)
+        if found is None:
+            raise Usage(f"no vaults in {store.url}", "Make one with 'dumpvault capture'.")
+        return found
+    matches = sorted(vault for vault in vault_ids(store) if vault.startswith(wanted.lower()))
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise Usage(
+            f"no vault {wanted!r} in {store.url}", "'dumpvault list' shows what is there; --store names another."
+        )
+    raise Usage(
+        f"{wanted!r} could be {len(matches)} vaults: {', '.join(m[:12] for m in matches[:4])}", "Give more of the id."
+    )

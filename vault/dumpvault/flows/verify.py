@@ -1,0 +1,358 @@
+"""Verify a vault without any secret: the nine steps of the spec's section 13, and openability where a key is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from dumpvault.errors import Forged, Incomplete, StoreFailed, VaultError
+from dumpvault.formats import sealed
+from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.commit import Commit, Regions
+from dumpvault.formats.keybag import Keybag, WrappedKeys
+from dumpvault.formats.private_key import PrivateKey
+from dumpvault.model import (
+    RegionRecord,
+    Store,
+    block_count,
+    body_path,
+    commit_path,
+    event_path,
+    keybag_path,
+    keys_path,
+    vault_prefix,
+)
+from dumpvault.stages.examine import Examiner, describe_gaps, gaps
+from dumpvault.stages.unlock import unlock_attempt, unwrap_key
+from dumpvault.stages.unseal import block_list
+
+__all__ = ["STEPS", "Report", "Step", "require_structure", "verify"]
+
+STEPS = {
+    1: "header",
+    2: "chain",
+    3: "manifest",
+    4: "sidecar",
+    5: "keys",
+    6: "regions",
+    7: "completeness",
+    8: "events",
+    9: "foreign objects",
+    10: "openability",
+}
+_READ = 16  # blocks read at a time: 4 MiB
+_FINAL = ("manifest.dsse.json", "manifest.json", "manifest.json.sig")
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(slots=True)
+class Step:
+    """One numbered step. ``failed`` outranks ``missing``; ``skipped`` means that something it needs did not hold."""
+
+    number: int
+    state: Literal["held", "missing", "failed", "skipped"] = "skipped"
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        return STEPS[self.number]
+
+
+@dataclass(slots=True)
+class Report:
+    """What verification found. ``examiner`` holds what was believed, ``keys`` the objects that opening needs."""
+
+    vault: str
+    examiner: Examiner
+    moment: datetime
+    steps: dict[int, Step] = field(default_factory=dict)
+    findings: list[VaultError] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    keybags: dict[int, Keybag] = field(default_factory=dict)
+    header_read: bool = False
+
+    @property
+    def verdict(self) -> Literal["intact", "incomplete", "failed"]:
+        if any(not isinstance(finding, Incomplete) for finding in self.findings):
+            return "failed"
+        return "incomplete" if self.findings else "intact"
+
+    @property
+    def exit_code(self) -> int:
+        codes = {finding.exit_code for finding in self.findings}
+        return next((code for code in (10, 13, 12, 3) if code in codes), 1 if codes else 0)
+
+    def worst(self) -> VaultError | None:
+        """The finding that the exit code speaks of."""
+        return next((f for f in self.findings if f.exit_code == self.exit_code), None)
+
+
+def verify(
+    store: Store,
+    vault: str,
+    trust: AllowedSigners,
+    *,
+    moment: datetime | None = None,
+    jobs: int | None = None,
+    key: PrivateKey | None = None,
+    bodies: bool = True,
+    progress: Progress = lambda done, total: None,
+) -> Report:
+    """Carry out every step that can be; never raises for what is wrong with the vault, which the report says.
+
+    ``bodies`` False leaves out reading the regions (step 6, of which the sizes are still checked), for ``open``, which
+    checks every block as it decrypts, and for ``info``.
+    """
+    moment = moment or datetime.now(UTC)
+    examiner = Examiner(vault, trust, moment)
+    report = Report(vault, examiner, moment)
+    flow = _Verification(store, report)
+    flow.header()
+    if report.header_read:
+        flow.manifest()
+        flow.chain()
+        flow.sidecar()
+        flow.keys()
+        flow.regions(jobs or os.cpu_count() or 1, bodies, progress)
+        flow.completeness()
+        flow.events()
+        flow.foreign()
+        if key is not None:
+            flow.openability(key)
+    for number in STEPS:
+        if number != 10 or key is not None:
+            report.steps.setdefault(number, Step(number))
+    return report
+
+
+class _Verification:
+    """The steps over a store; what they find goes to the report."""
+
+    def __init__(self, store: Store, report: Report) -> None:
+        self._store = store
+        self._report = report
+        self._examiner = report.examiner
+        self._prefix = vault_prefix(report.vault)
+        self._keys: dict[int, WrappedKeys] = {}
+
+    def header(self) -> None:
+        with self._step(1):
+            self._examiner.read_header(self._get("vault.dsse.json"))
+            self._report.header_read = True
+
+    def manifest(self) -> None:
+        """Read before the chain, because its head says how far the chain must reach."""
+        with self._step(3):
+            if not self._exists("manifest.dsse.json"):
+                left = [name for name in _FINAL[1:] if self._exists(name)]
+                raise Incomplete(
+                    "manifest.dsse.json: missing" + (f", though {left[0]} is there" if left else ""),
+                    "The capture did not end, or the object was lost: what follows holds at least up to the last commit.",
+                )
+            self._examiner.read_manifest(self._get("manifest.dsse.json"))
+
+    def chain(self) -> None:
+        examiner, report = self._examiner, self._report
+        head = examiner.manifest.head if examiner.manifest else None
+        with self._step(2):
+            while head is None or len(examiner.commits) <= head:
+                name = commit_path(len(examiner.commits))
+                if head is None and not self._exists(name):
+                    break
+                data = self._get(name)
+                try:
+                    examiner.read_commit(data)
+                except Forged as error:
+                    if head is not None or not examiner.commits:
+                        raise
+                    # Junk at the tip of an unfinished chain must not condemn what is signed before it.
+                    report.steps[2].note = f"ends before {name}, which is not good: {error.message}"
+                    break
+            if not examiner.commits:
+                raise Incomplete(
+                    f"{commit_path(0)}: missing", "Restore it from a copy; nothing can be checked without it."
+                )
+        if examiner.manifest and report.steps[2].state == "held":
+            with self._step(3):
+                examiner.check_manifest()
+
+    def sidecar(self) -> None:
+        if self._examiner.manifest is None:
+            return
+        with self._step(4):
+            self._examiner.check_sidecar(self._get("manifest.json"), self._get("manifest.json.sig"))
+
+    def keys(self) -> None:
+        examiner, report = self._examiner, self._report
+        with self._step(5):
+            for attempt, (_, totals) in examiner.attempts.items():
+                if totals.regions:
+                    with self._part(5):
+                        report.keybags[attempt] = examiner.check_keybag(attempt, self._get(keybag_path(attempt)))
+            for commit in self._region_commits():
+                with self._part(5):
+                    self.wrapped_keys(commit)
+
+    def wrapped_keys(self, commit: Commit) -> WrappedKeys:
+        return self._examiner.check_keys(commit, self._get(keys_path(commit.attempt, commit.number)))
+
+    def regions(self, jobs: int, bodies: bool, progress: Progress) -> None:
+        total = self._examiner.totals.sealed
+        done = 0
+        with self._step(6), ThreadPoolExecutor(jobs) as pool:
+            checks = pool.map(lambda item: self._region(item[0], item[1], bodies), list(self._examiner.records()))
+            for size, error in checks:
+                if error:
+                    self._find(6, error)
+                done += size
+                if bodies:
+                    progress(done, total)
+
+    def completeness(self) -> None:
+        examiner = self._examiner
+        with self._step(7):
+            missing = gaps((record for _, record in examiner.records()), examiner.totals.size)
+            if missing:
+                raise describe_gaps(missing)
+            if examiner.manifest is None:
+                # Step 3 has said that the manifest is missing; this says what it means for the source.
+                raise Incomplete(
+                    f"commits: at least {examiner.totals.size} bytes, up to commit {len(examiner.commits) - 1}; "
+                    "whether the source was longer is not known",
+                    "'dumpvault open --partial' writes what is there.",
+                )
+            if examiner.manifest.truncated:
+                raise Incomplete(
+                    f"manifest.dsse.json: the source ended after {examiner.totals.size} bytes, before its own headers say",
+                    "All that the collector could read is there; 'dumpvault open --partial' writes it.",
+                )
+
+    def events(self) -> None:
+        with self._step(8):
+            while self._exists(name := event_path(len(self._examiner.events))):
+                if self._examiner.manifest is None:
+                    raise Forged(f"{name}: an event without a manifest", "Restore the manifest from a copy.")
+                self._examiner.read_event(self._get(name))
+
+    def foreign(self) -> None:
+        """Step 9: whatever nothing signed speaks of."""
+        examiner = self._examiner
+        known = {"vault.dsse.json"}
+        if examiner.manifest:
+            known.update(_FINAL)
+        known.update(commit_path(commit.number) for commit in examiner.commits)
+        known.update(event_path(event.number) for event in examiner.events)
+        known.update(keybag_path(attempt) for attempt in examiner.attempts)
+        known.update(keys_path(commit.attempt, commit.number) for commit in self._region_commits())
+        known.update(body_path(attempt, record.index) for attempt, record in examiner.records())
+        with self._step(9):
+            start = len(self._prefix) + 1
+            names = (name[start:] for name in self._store.list(self._prefix))
+            self._report.foreign = sorted(name for name in names if name not in known)
+
+    def openability(self, key: PrivateKey) -> None:
+        """With a key: its vault keys open, and each region commits to the data key that they unwrap."""
+        examiner = self._examiner
+        with self._step(10):
+            keks: dict[int, bytes] = {}
+            for attempt, bag in self._report.keybags.items():
+                with self._part(10):
+                    keks[attempt] = unlock_attempt(bag, key, examiner.header_digest)
+            for commit in self._region_commits():
+                if commit.attempt in keks:
+                    with self._part(10):
+                        self._commit_opens(commit, keks[commit.attempt])
+
+    def _commit_opens(self, commit: Commit, kek: bytes) -> None:
+        assert isinstance(commit.body, Regions)
+        keys = self.wrapped_keys(commit)
+        name = keys_path(commit.attempt, commit.number)
+        for record, (_, wrapped) in zip(commit.body.regions, keys.keys, strict=True):
+            body = body_path(commit.attempt, record.index)
+            dek = unwrap_key(kek, wrapped, name)
+            bound = sealed.context(
+                self._report.vault, commit.attempt, record.index, record.kind, record.offset, record.codec
+            )
+            if not sealed.opens(dek, bound, self._store.get(f"{self._prefix}/{body}", 0, sealed.HEAD)):
+                raise Forged(
+                    f"{body}: does not open with the data key that was wrapped for it", "It cannot be recovered."
+                )
+
+    def _region(self, attempt: int, record: RegionRecord, bodies: bool) -> tuple[int, VaultError | None]:
+        """Check one object; returns the bytes it should have, and what is wrong."""
+        name = body_path(attempt, record.index)
+        path = f"{self._prefix}/{name}"
+        try:
+            size = self._store.size(path)
+            if size is None:
+                raise Incomplete(f"{name}: missing", "Restore it from a copy; the other regions are unharmed.")
+            if size != record.object_bytes:
+                raise Forged(
+                    f"{name}: {size} bytes where {record.object_bytes} were sealed",
+                    "It was cut off, extended or exchanged. Restore it from a copy; other regions are unharmed.",
+                )
+            if bodies:
+                get = lambda offset, length: self._store.get(path, offset, length)  # noqa: E731
+                blocks = sealed.Blocks(get, block_list(get, record, name), record.message, name)
+                for first in range(0, block_count(record.message), _READ):
+                    blocks.blocks(first, min(_READ, block_count(record.message) - first))
+        except VaultError as error:
+            return record.object_bytes, error
+        return record.object_bytes, None
+
+    def _region_commits(self) -> Iterator[Commit]:
+        return (c for c in self._examiner.commits if isinstance(c.body, Regions) and c.body.regions)
+
+    def _exists(self, name: str) -> bool:
+        return self._store.size(f"{self._prefix}/{name}") is not None
+
+    def _get(self, name: str) -> bytes:
+        path = f"{self._prefix}/{name}"
+        size = self._store.size(path)
+        if size is None:
+            raise Incomplete(f"{name}: missing", "Restore it from a copy, if there is one.")
+        # No signed or key object is larger; what is, is refused before it fills memory.
+        if size > (8 << 20):
+            raise Forged(f"{name}: {size} bytes are more than the format allows", "Restore it from a copy.")
+        return self._store.get(path)
+
+    @contextmanager
+    def _step(self, number: int) -> Iterator[None]:
+        """Carry out a step: held unless something is found. A second visit does not undo the first's findings."""
+        step = self._report.steps.setdefault(number, Step(number))
+        if step.state == "skipped":
+            step.state = "held"
+        with self._part(number):
+            yield
+
+    @contextmanager
+    def _part(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except VaultError as error:
+            self._find(number, error)
+
+    def _find(self, number: int, error: VaultError) -> None:
+        step = self._report.steps[number]
+        if not isinstance(error, Incomplete):
+            step.state = "failed"
+        elif step.state != "failed":
+            step.state = "missing"
+        self._report.findings.append(error)
+
+
+def require_structure(report: Report, *, partial: bool) -> None:
+    """For ``open``: raise what stands against opening. ``partial`` lets missing regions and a missing end pass."""
+    serious: Sequence[VaultError] = [f for f in report.findings if not (partial and isinstance(f, Incomplete))]
+    for kind in (Forged, StoreFailed, VaultError):
+        for finding in serious:
+            if isinstance(finding, kind):
+                raise finding
+    if not report.header_read:
+        raise report.findings[0]

@@ -1,0 +1,139 @@
+"""DSSE v1 envelopes around in-toto Statements v1, and who must have signed them (spec, sections 5.1 and 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from dumpvault.errors import Forged
+from dumpvault.formats import jcs
+from dumpvault.formats.allowed_signers import AllowedSigners, namespace
+from dumpvault.formats.sshkey import SigningKey
+
+__all__ = ["LIMIT", "Envelope", "Statement", "pae", "parse", "sign"]
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+LIMIT = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """An in-toto Statement with its one subject; ``type`` is the spec's short name (``header``, ``commit``, …)."""
+
+    type: str
+    subject: str
+    digest: str
+    predicate: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """The payload: RFC 8785 bytes."""
+        return jcs.encode(
+            {
+                "_type": STATEMENT_TYPE,
+                "predicate": self.predicate,
+                "predicateType": f"urn:dumpvault:{self.type}:v1",
+                "subject": [{"digest": {"sha256": self.digest}, "name": self.subject}],
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A parsed envelope; nothing in it is to be believed before ``check`` has returned."""
+
+    name: str
+    payload: bytes
+    signatures: tuple[tuple[str, bytes], ...]
+
+    def check(
+        self,
+        statement: str,
+        trust: AllowedSigners,
+        moment: datetime,
+        *,
+        host: str | None = None,
+        pinned: Collection[str] | None = None,
+    ) -> tuple[str, ...]:
+        """The key ids that make the envelope good for the role of ``statement``; raises ``Forged`` if there is none.
+
+        ``pinned`` are the only key ids that count, if given. A signature that must verify and does not is refused
+        even where another one holds.
+        """
+        role = namespace(statement)
+        data = pae(self.payload)
+        good: list[str] = []
+        reasons: list[str] = []
+        for keyid, signature in self.signatures:
+            listed = trust.by_keyid(keyid)
+            if not listed:
+                reasons.append(f"{keyid} is not in {trust.name}")
+            elif not any(key.has_role(role, host, moment) for key in listed):
+                reasons.append(
+                    f"{listed[0].principal} ({keyid}) may not sign {role}"
+                    f"{f' for host {host}' if host else ''} at this time"
+                )
+            elif pinned is not None and keyid not in pinned:
+                reasons.append(f"{listed[0].principal} ({keyid}) is not a signer of this vault")
+            elif not listed[0].signer.verifies(signature, data):
+                raise Forged(
+                    f"{self.name}: the signature of {listed[0].principal} ({keyid}) does not verify",
+                    "The object was changed or damaged after signing. Restore it from a copy; do not trust this one.",
+                )
+            else:
+                good.append(keyid)
+        if not good:
+            raise Forged(
+                f"{self.name}: no trusted signature: {'; '.join(reasons)}",
+                "If the key is genuine, add it with its role to allowed_signers; else do not trust this vault.",
+            )
+        return tuple(good)
+
+    def statement(self, expected: str) -> Statement:
+        """The payload read as a statement of type ``expected``; raises ``Forged``."""
+        fields = jcs.Fields(jcs.decode(self.payload, f"{self.name}: payload", len(self.payload)), self.name)
+        fields.exactly("_type", STATEMENT_TYPE)
+        fields.exactly("predicateType", f"urn:dumpvault:{expected}:v1")
+        predicate = fields.take("predicate")
+        (subject,) = fields.objects("subject", 1, 1)
+        name = subject.text("name")
+        digests = subject.object("digest")
+        digest = digests.digest("sha256")
+        for part in (digests, subject, fields):
+            part.done()
+        return Statement(expected, name, digest, predicate)
+
+
+def pae(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    return b"DSSEv1 %d %b %d %b" % (len(payload_type), payload_type.encode(), len(payload), payload)
+
+
+def sign(statement: Statement, keys: Sequence[SigningKey]) -> bytes:
+    """The envelope of ``statement``, signed by every one of ``keys``."""
+    payload = statement.encode()
+    data = pae(payload)
+    return jcs.encode(
+        {
+            "payload": jcs.b64encode(payload),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [{"keyid": k.signer.keyid, "sig": jcs.b64encode(k.sign(data))} for k in keys],
+        }
+    )
+
+
+def parse(data: bytes, name: str, limit: int = LIMIT) -> Envelope:
+    """Read an envelope without believing it; ``name`` is the object's, ``limit`` in bytes. Raises ``Forged``."""
+    fields = jcs.Fields(jcs.decode(data, name, limit), name)
+    fields.exactly("payloadType", PAYLOAD_TYPE)
+    payload = fields.base64("payload")
+    signatures = []
+    for entry in fields.objects("signatures", 8, 1):
+        signatures.append((entry.text("keyid"), entry.base64("sig")))
+        entry.done()
+    fields.done()
+    if len({keyid for keyid, _ in signatures}) != len(signatures):
+        fields.refuse("has two signatures of one key")
+    return Envelope(name, payload, tuple(signatures))

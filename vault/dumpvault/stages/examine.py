@@ -1,0 +1,208 @@
+"""Verification without I/O: bytes, trust and time in, facts or ``Forged`` out. Step numbers are the spec's section 13."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from dumpvault.errors import Forged, Incomplete
+from dumpvault.formats import dsse
+from dumpvault.formats.allowed_signers import AllowedSigners, namespace
+from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
+from dumpvault.formats.commit import Commit, Regions, Takeover
+from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.header import Header
+from dumpvault.formats.keybag import Keybag, WrappedKeys
+from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
+from dumpvault.formats.sshkey import verify_sshsig
+from dumpvault.model import Range, RegionRecord, commit_path, event_path, keybag_path, keys_path
+
+__all__ = ["Examiner", "describe_gaps", "gaps"]
+
+
+class Examiner:
+    """What has been believed of one vault so far. Feed it in the spec's order; each method is one of its steps."""
+
+    def __init__(self, vault: str, trust: AllowedSigners, moment: datetime) -> None:
+        self.vault = vault
+        self.trust = trust
+        self.moment = moment
+        self.header: Header
+        self.header_digest = ""
+        self.header_signers: tuple[str, ...] = ()
+        self.commits: list[Commit] = []
+        self.tip = ""
+        self.attempts: dict[int, tuple[Takeover, AttemptTotals]] = {}
+        self.totals = Totals()
+        self.manifest: Manifest | None = None
+        self.manifest_payload = b""
+        self.manifest_digest = ""
+        self.manifest_signers: tuple[str, ...] = ()
+        self.events: list[ReleaseEvent] = []
+        self._event_tip = ""
+        self._seen: set[tuple[int, int]] = set()
+
+    def read_header(self, data: bytes) -> None:
+        """Step 1."""
+        envelope = dsse.parse(data, "vault.dsse.json")
+        # Signed by somebody trusted before a word of it is read; then by somebody for this host, whom it pins itself.
+        envelope.check("header", self.trust, self.moment)
+        header = Header.read(envelope, self.vault)
+        self.header_signers = envelope.check("header", self.trust, self.moment, host=header.host, pinned=header.keyids)
+        self.header = header
+        self.header_digest = self.tip = hashlib.sha256(data).hexdigest()
+
+    def read_commit(self, data: bytes) -> None:
+        """Step 2, for the next commit."""
+        number = len(self.commits)
+        name = commit_path(number)
+        envelope = dsse.parse(data, name, COMMIT_LIMIT)
+        self._check("commit", envelope)
+        commit = Commit.read(envelope, self.vault, number, self.tip, self.header_digest)
+        body = commit.body
+        current = next(reversed(self.attempts), 0)
+        if isinstance(body, Takeover):
+            if commit.attempt <= current:
+                raise _against_rules(name, f"begins attempt {commit.attempt} after attempt {current}")
+            self.attempts[commit.attempt] = (body, AttemptTotals(commit.attempt, body.boot_id))
+        elif commit.attempt != current:
+            raise _against_rules(name, f"is of attempt {commit.attempt}; the chain is in attempt {current}")
+        if isinstance(body, Regions):
+            self._count(name, commit.attempt, body.regions)
+        self.commits.append(commit)
+        self.tip = hashlib.sha256(data).hexdigest()
+
+    def read_manifest(self, data: bytes) -> None:
+        """Step 3, first half: what the manifest says, before the chain is known."""
+        envelope = dsse.parse(data, "manifest.dsse.json")
+        self.manifest_signers = self._check("manifest", envelope)
+        self.manifest = Manifest.read(envelope, self.vault)
+        self.manifest_payload = envelope.payload
+        self.manifest_digest = self._event_tip = hashlib.sha256(data).hexdigest()
+
+    def check_manifest(self) -> None:
+        """Step 3, second half: the manifest against the chain that ends at its head."""
+        manifest = self.manifest
+        assert manifest is not None
+        if manifest.head_digest != self.tip or manifest.head != len(self.commits) - 1:
+            raise Forged(
+                f"manifest.dsse.json: its head is not commit {len(self.commits) - 1} of this chain",
+                "The chain or the manifest belongs to another vault. Restore both from a copy.",
+            )
+        if manifest.totals != self.totals or manifest.attempts != tuple(t for _, t in self.attempts.values()):
+            raise Forged(
+                "manifest.dsse.json: its totals are not those of the chain", "Do not trust what this vault claims."
+            )
+
+    def check_sidecar(self, payload: bytes, signature: bytes) -> None:
+        """Step 4."""
+        if payload != self.manifest_payload:
+            raise Forged(
+                "manifest.json is not the payload of manifest.dsse.json",
+                "Stock tools would be shown another manifest. Restore it from a copy; the vault itself opens without it.",
+            )
+        try:
+            signer = verify_sshsig(signature, namespace("manifest"), payload)
+        except ValueError as error:
+            raise Forged(
+                f"manifest.json.sig: {error}", "Restore it from a copy; the vault itself opens without it."
+            ) from None
+        if signer.keyid not in self.manifest_signers:
+            raise Forged(
+                f"manifest.json.sig: made by {self.trust.principal(signer.keyid)}, who did not sign the manifest",
+                "Restore it from a copy; the vault itself opens without it.",
+            )
+
+    def check_keybag(self, attempt: int, data: bytes) -> Keybag:
+        """Step 5, for one attempt."""
+        name = keybag_path(attempt)
+        takeover, _ = self.attempts[attempt]
+        if hashlib.sha256(data).hexdigest() != takeover.keybag:
+            raise Forged(
+                f"{name}: not the keybag that attempt {attempt} was signed with",
+                "It was exchanged or damaged. Restore it from a copy; nothing opens without it.",
+            )
+        bag = Keybag.read(data, self.vault, attempt, name)
+        listed = sorted((r.digest, r.suite) for r in self.header.recipients)
+        if [(e.recipient, e.suite) for e in bag.entries] != listed:
+            raise _against_rules(name, "is not sealed to exactly the recipients that the header names")
+        return bag
+
+    def check_keys(self, commit: Commit, data: bytes) -> WrappedKeys:
+        """Step 5, for one ``regions`` commit."""
+        assert isinstance(commit.body, Regions)
+        name = keys_path(commit.attempt, commit.number)
+        keys = WrappedKeys.read(data, self.vault, commit.attempt, commit.number, name)
+        keys.check([(r.index, r.key) for r in commit.body.regions], name)
+        return keys
+
+    def read_event(self, data: bytes) -> None:
+        """Step 8, for the next event."""
+        number = len(self.events)
+        envelope = dsse.parse(data, event_path(number))
+        self._check("release", envelope)
+        event = ReleaseEvent.read(envelope, self.vault, number, self._event_tip, self.manifest_digest)
+        self.events.append(event)
+        self._event_tip = hashlib.sha256(data).hexdigest()
+
+    def records(self) -> Iterable[tuple[int, RegionRecord]]:
+        """Every committed region with its attempt."""
+        for commit in self.commits:
+            if isinstance(commit.body, Regions):
+                for record in commit.body.regions:
+                    yield commit.attempt, record
+
+    def _check(self, statement: str, envelope: dsse.Envelope) -> tuple[str, ...]:
+        header = self.header
+        return envelope.check(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+
+    def _count(self, name: str, attempt: int, records: Sequence[RegionRecord]) -> None:
+        _, attempt_totals = self.attempts[attempt]
+        for record in records:
+            if (attempt, record.index) in self._seen:
+                raise _against_rules(name, f"names region {record.index} of attempt {attempt} a second time")
+            if record.length > self.header.region_size:
+                raise _against_rules(
+                    name, f"has a region of {record.length} bytes; {self.header.region_size} is the most"
+                )
+            self._seen.add((attempt, record.index))
+            self.totals.size = max(self.totals.size, record.end)
+            self.totals.regions += 1
+            self.totals.sealed += record.object_bytes
+            self.totals.unreadable += sum(hole.length for hole in record.unreadable)
+            attempt_totals.regions += 1
+            attempt_totals.bytes += record.length
+
+
+def gaps(records: Iterable[RegionRecord], size: int) -> list[Range]:
+    """Step 7: what of 0 to ``size`` no region covers. Raises ``Forged`` where two overlap."""
+    missing: list[Range] = []
+    at = 0
+    for record in sorted(records, key=lambda r: r.offset):
+        if record.offset < at:
+            raise Forged(
+                f"commits: two regions hold byte {record.offset:#x} of the source",
+                "Do not trust what this vault claims.",
+            )
+        if record.offset > at:
+            missing.append(Range(at, record.offset - at))
+        at = record.end
+    if at < size:
+        missing.append(Range(at, size - at))
+    return missing
+
+
+def describe_gaps(missing: Sequence[Range]) -> Incomplete:
+    """The error that names what is missing."""
+    shown = ", ".join(f"{r.offset:#x} to {r.end:#x}" for r in missing[:3])
+    more = f" and {len(missing) - 3} more ranges" if len(missing) > 3 else ""
+    total = sum(r.length for r in missing)
+    return Incomplete(
+        f"commits: {total} bytes of the source are in no region: bytes {shown}{more}",
+        "What is there is unharmed; 'dumpvault open --partial' writes it.",
+    )
+
+
+def _against_rules(name: str, why: str) -> Forged:
+    return Forged(f"{name}: {why}", "No dumpvault writes this. Do not trust what this vault claims.")

@@ -1,0 +1,184 @@
+"""The memory that is captured: a vmcore file, ``/proc/vmcore``, any other file, or a pipe.
+
+One bad page fails a whole read of ``/proc/vmcore`` with EFAULT and no count (kernel fs/proc/vmcore.c), so a failed
+read is halved down to the page, which is recorded and stands as zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+from collections.abc import Callable
+from typing import Literal
+
+from dumpvault.errors import BadInput, Interrupted
+from dumpvault.formats import elf, flattened
+from dumpvault.formats.manifest import End
+from dumpvault.model import PAGE, Range
+
+__all__ = ["Source", "open_source"]
+
+_PEEK = 1 << 20
+_BAD_PAGE = (errno.EIO, errno.EFAULT)
+
+
+class Source:
+    """An open source. ``size`` in bytes, None for a pipe; ``warning`` says what is wrong with its headers, if anything."""
+
+    def __init__(self, fd: int, name: str, size: int | None, mtime: int | None) -> None:
+        self.name = name
+        self.size = size
+        self.mtime = mtime
+        self.warning = ""
+        self.core: elf.ElfCore | None = None
+        self.kind: Literal["elf", "flattened", "opaque"] = "opaque"
+        self._fd = fd
+        self._position = 0
+        self._peeked = bytearray()
+        self._tail = b""
+        if size is None:
+            self._peek()
+        try:
+            self.core = elf.parse(self._look)
+        except elf.MalformedElf as error:
+            self.warning = f"{name} begins as an ELF core but {error}; it is sealed as it is, as opaque bytes"
+        if self.core:
+            self.kind = "elf"
+        elif flattened.is_flattened(self._look(0, 24)):
+            self.kind = "flattened"
+
+    @property
+    def seekable(self) -> bool:
+        """Whether regions may be read in any order."""
+        return self.size is not None
+
+    def read(self, offset: int, view: memoryview, stop: Callable[[], bool]) -> tuple[int, list[Range]]:
+        """Fill ``view`` from byte ``offset``; returns bytes filled (fewer only at the end) and unreadable ranges.
+
+        A pipe must be read in order. Raises ``Interrupted`` when ``stop()`` becomes true while a pipe is silent.
+        """
+        holes: list[Range] = []
+        if self.size is None:
+            return self._read_pipe(offset, view, stop), holes
+        view = view[: max(0, self.size - offset)]
+        return self._read_file(offset, view, holes), holes
+
+    def conclude(self, total: int) -> tuple[End, bool]:
+        """After reading: how the end was known, and whether the source is cut short of what its headers say.
+
+        ``total`` is the bytes that were read.
+        """
+        if self.core:
+            return "elf", total < max(self.core.end, self.size or 0)
+        if self.kind == "flattened":
+            tail = self._tail if self.size is None else self._look(self.size - 16, 16)
+            return "flattened", tail != flattened.END_RECORD
+        if self.size is None:
+            return "eof", bool(self.warning)
+        return "size", bool(self.warning) or total < self.size
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _look(self, offset: int, length: int) -> bytes:
+        if self.size is None:
+            return bytes(self._peeked[offset : offset + length])
+        out = b""
+        while len(out) < length:
+            try:
+                piece = os.pread(self._fd, length - len(out), offset + len(out))
+            except OSError as error:
+                raise BadInput(
+                    f"{self.name}: cannot be read at byte {offset + len(out):#x}: {error.strerror}",
+                    "Its headers are needed first. Nothing was captured.",
+                ) from None
+            if not piece:
+                break
+            out += piece
+        return out
+
+    def _peek(self) -> None:
+        """Hold back the first bytes of a pipe, enough to see the headers."""
+        while len(self._peeked) < _PEEK:
+            piece = os.read(self._fd, _PEEK - len(self._peeked))
+            if not piece:
+                break
+            self._peeked += piece
+
+    def _read_file(self, offset: int, view: memoryview, holes: list[Range]) -> int:
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                if error.errno not in _BAD_PAGE:
+                    raise BadInput(
+                        f"{self.name}: reading at byte {offset + done:#x} failed: {error.strerror}",
+                        "What was sealed before stays useful.",
+                    ) from None
+                left = len(view) - done
+                if left <= PAGE:
+                    _mark(holes, Range(offset + done, left))
+                    view[done:] = bytes(left)
+                    return len(view)
+                half = max(PAGE, left // 2 // PAGE * PAGE)
+                count = self._read_file(offset + done, view[done : done + half], holes)
+                if count < half:
+                    return done + count
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def _read_pipe(self, offset: int, view: memoryview, stop: Callable[[], bool]) -> int:
+        if offset != self._position:
+            raise ValueError(f"a pipe at byte {self._position} cannot be read at {offset}")
+        done = min(len(view), len(self._peeked))
+        view[:done] = self._peeked[:done]
+        del self._peeked[:done]
+        while done < len(view):
+            while not select.select([self._fd], [], [], 0.2)[0]:
+                if stop():
+                    raise Interrupted(f"{self.name}: stopped while waiting for the pipe at byte {offset + done:#x}")
+            count = os.readv(self._fd, [view[done:]])
+            if count == 0:
+                break
+            done += count
+        self._position += done
+        self._tail = (self._tail + bytes(view[max(0, done - 16) : done]))[-16:]
+        return done
+
+
+def _mark(holes: list[Range], hole: Range) -> None:
+    """Append, joining neighbours."""
+    if holes and holes[-1].end == hole.offset:
+        holes[-1] = Range(holes[-1].offset, holes[-1].length + hole.length)
+    else:
+        holes.append(hole)
+
+
+def open_source(path: str) -> Source:
+    """Open a file, or standard input for ``-``. Raises ``BadInput``, also for an empty source."""
+    try:
+        fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", "Nothing was captured.") from None
+    facts = os.fstat(fd)
+    name = "standard input" if path == "-" else path
+    size: int | None
+    if stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
+        size = facts.st_size if stat.S_ISREG(facts.st_mode) else os.lseek(fd, 0, os.SEEK_END)
+        source = Source(fd, name, size, facts.st_mtime_ns if size else None)
+        empty = size == 0
+    elif stat.S_ISDIR(facts.st_mode):
+        os.close(fd)
+        raise BadInput(f"{name} is a directory", "Name the vmcore in it. Nothing was captured.")
+    else:
+        source = Source(fd, name, None, None)
+        empty = not source._peeked
+    if empty:
+        source.close()
+        raise BadInput(f"{name} is empty", "Nothing was captured. Is this the crash kernel, and is the dump there?")
+    return source
