@@ -1,0 +1,83 @@
+"""Makes the vault vectors beside this file. Run once per format version; what is committed is never remade.
+
+    python tests/vectors/make.py
+
+Each case is a folder: ``source`` (the bytes that must come back), ``recipient.key`` (unprotected private half),
+``allowed_signers``, ``case.json`` (vault id, and what a reader must find), and ``store/``, the vault's objects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+from dumpvault.flows.capture import CaptureRequest, capture
+from dumpvault.flows.keys import new_recipient, new_signer
+from dumpvault.flows.site import Site, init_site
+from dumpvault.formats import elf
+
+HERE = Path(__file__).parent
+
+
+def memory(rng: random.Random, pages: int) -> bytes:
+    """Pages of zeros, text, noise and one repeated byte, in runs of 16, the last run cut in half."""
+    kinds = (bytes(65536), b"the quick brown fox " * 3277, rng.randbytes(65536), b"\xaa" * 65536)
+    data = b"".join(kinds[i % 4][:65536] for i in range(-(-pages // 16)))
+    return data[: pages * 4096 - 2048]
+
+
+def core(bits: int, endian: str, data: bytes) -> bytes:
+    """A core with one note and ``data`` in two segments that are not in file order."""
+    note = struct.pack("<III" if endian == "little" else ">III", 11, 8, 0) + b"VMCOREINFO\0\0" + b"SIZE=1\n\0"
+    half = len(data) // 2 // 4096 * 4096
+    segments = [
+        (elf.PT_NOTE, 4096, 0, len(note)),
+        (elf.PT_LOAD, 8192 + half, 1 << 20, len(data) - half),
+        (elf.PT_LOAD, 8192, 1 << 30, half),
+    ]
+    head = elf.write_headers(segments, bits=bits, endian=endian, machine=62 if endian == "little" else 20)
+    return head.ljust(4096, b"\0") + note.ljust(4096, b"\0") + data
+
+
+def make(name: str, suite: str, source: bytes, compress: str, region_size: int, *, finished: bool = True) -> None:
+    folder = HERE / name
+    folder.mkdir()
+    (folder / "source").write_bytes(source)
+    with tempfile.TemporaryDirectory() as work:
+        site = Site.load({"DUMPVAULT_HOME": work})
+        init_site(site)
+        new_recipient(site, "vector", suite, None)
+        new_signer(site, "collector", "collector", None)
+        os.chdir(folder)
+        request = CaptureRequest(
+            source="source", recipients=("vector",), signer="collector", compress=compress, region_size=region_size,
+            host="vector.example", jobs=1,
+        )  # fmt: skip
+        result = capture(site, request, lambda done, total: None, lambda vault: None)
+        shutil.copytree(site.store_url, folder / "store")
+        shutil.copy(site.trust.private_path("vector"), folder / "recipient.key")
+        shutil.copy(site.trust.allowed_signers_path, folder / "allowed_signers")
+    if not finished:
+        for left in ("manifest.dsse.json", "manifest.json", "manifest.json.sig"):
+            (folder / "store" / "vaults" / result.vault / left).unlink()
+    case = {"finished": finished, "regions": result.manifest.totals.regions, "size": len(source), "vault": result.vault}
+    (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    rng = random.Random(20261123)
+    make("elf64-xwing-zstd", "xwing", core(64, "little", memory(rng, 72)), "zstd:1", 131072)
+    make("elf32-big-endian-p384-raw", "p384", core(32, "big", rng.randbytes(300000)), "none", 1 << 20)
+    make("opaque-mlkem1024-zstd", "mlkem1024", b"KDUMP   " + rng.randbytes(9000) + bytes(12000), "zstd:3", 8192)
+    make("opaque-mlkem1024-p384-raw", "mlkem1024-p384", rng.randbytes(16384 - 1), "none", 16384)
+    make("opaque-x25519-one-byte", "x25519", b"\x00", "zstd:1", 4096)
+    make("unfinished-xwing-zstd", "xwing", core(64, "little", memory(rng, 20)), "zstd:1", 65536, finished=False)
+
+
+if __name__ == "__main__":
+    main()
