@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
-from dumpvault.model import FORMAT, PAGE, Codec, Kind, Range, RegionRecord
+from dumpvault.model import FORMAT, PAGE, Codec, Kind, Range, RegionRecord, commit_path
 
 __all__ = ["LIMIT", "MAX_REGIONS", "Adopt", "Body", "Commit", "Ended", "Outcome", "Regions", "Release", "Takeover"]
 
@@ -167,7 +167,9 @@ class Commit:
         fields.format(FORMAT)
         fields.exactly("vault", vault)
         fields.exactly("number", number)
-        fields.exactly("previous", previous)
+        if fields.digest("previous") != previous:
+            before = commit_path(number - 1) if number else "vault.dsse.json"
+            fields.refuse(f"does not continue {before}: one of the two was exchanged")
         if (statement.subject, statement.digest) != ("vault.dsse.json", header):
             fields.refuse("belongs to another header")
         attempt = fields.number("attempt")

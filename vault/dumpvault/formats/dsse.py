@@ -126,7 +126,10 @@ def sign(statement: Statement, keys: Sequence[SigningKey]) -> bytes:
 
 def parse(data: bytes, name: str, limit: int = LIMIT) -> Envelope:
     """Read an envelope without believing it; ``name`` is the object's, ``limit`` in bytes. Raises ``Forged``."""
-    fields = jcs.Fields(jcs.decode(data, name, limit), name)
+    value = jcs.decode(data, name, limit)
+    fields = jcs.Fields(value, name)
+    if jcs.encode(value) != data:
+        fields.refuse("is not in RFC 8785 form")
     fields.exactly("payloadType", PAYLOAD_TYPE)
     payload = fields.base64("payload")
     signatures = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
-from dumpvault.model import FORMAT
+from dumpvault.model import FORMAT, event_path
 
 __all__ = ["ReleaseEvent"]
 
@@ -45,7 +45,9 @@ class ReleaseEvent:
         fields.format(FORMAT)
         fields.exactly("vault", vault)
         fields.exactly("number", number)
-        fields.exactly("previous", previous)
+        if fields.digest("previous") != previous:
+            before = event_path(number - 1) if number else "manifest.dsse.json"
+            fields.refuse(f"does not continue {before}: one of the two was exchanged")
         if (statement.subject, statement.digest) != ("manifest.dsse.json", manifest):
             fields.refuse("belongs to another manifest")
         body = fields.object("body")

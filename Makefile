@@ -1,0 +1,41 @@
+# Two commands do all the set-up: "make demo" tells the story, "make test" runs the tests. The rest is for developers.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check bench reference clean
+
+demo: $(VENV)/ready
+	@$(BIN)/dumpvault demo
+
+test: $(VENV)/ready-to-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What a change must also pass.
+check: $(VENV)/ready-to-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/capture.py
+
+# The command-line reference is written from the commands' own --help.
+reference: $(VENV)/ready
+	$(BIN)/python docs/reference/generate.py
+
+$(VENV)/ready: pyproject.toml
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { echo "installing Debian's python3-venv"; \
+	  apt-get update -q && apt-get install -qy python3-venv && $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/ready-to-test: $(VENV)/ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Generators and instruments for the tests."""
