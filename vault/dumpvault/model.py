@@ -119,6 +119,7 @@ class Store(Protocol):
     """The contract of a store; ``dumpvault.stages.store.contract`` states it in full."""
 
     url: str
+    volatile: str
 
     def create(self, name: str) -> Upload: ...
 
@@ -133,6 +134,12 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[str]: ...
 
     def delete(self, name: str) -> None: ...
+
+    def settle(self, name: str) -> None: ...
+
+    def reserve(self, length: int) -> None: ...
+
+    def unreserve(self) -> None: ...
 
 
 def block_count(message: int) -> int:

@@ -70,6 +70,8 @@ class ElfCore:
     headers: list[Range] = field(default_factory=list)
     notes: list[Range] = field(default_factory=list)
     memory: list[Load] = field(default_factory=list)
+    #: File ranges by virtual address: (virtual address, file offset, bytes), as many as ``memory`` may have.
+    virtual: list[tuple[int, int, int]] = field(default_factory=list)
 
     @property
     def layout(self) -> _Layout:
@@ -102,8 +104,14 @@ def parse(read: Read) -> ElfCore | None:
     core = ElfCore(64 if layout.wide else 32, "little" if ident[5] == 1 else "big", machine, phoff, phnum)
     core.headers = [Range(0, size), Range(phoff, phnum * phentsize)]
     core.end = max(part.end for part in core.headers)
+    _survey(core, read)
+    return core
+
+
+def _survey(core: ElfCore, read: Read) -> None:
+    """Go through the program headers once, keeping no more of them than is of use."""
     crowded = False
-    for type_, offset, address, length in segments(core, read):
+    for type_, offset, virtual, address, length in segments(core, read):
         end = offset + length
         if end >= 2**63:
             raise MalformedElf(f"a segment at offset {offset:#x} with {length:#x} bytes")
@@ -112,13 +120,14 @@ def parse(read: Read) -> ElfCore | None:
             core.notes.append(Range(offset, length))
         if type_ == PT_LOAD and length and not crowded:
             crowded = not _add_load(core.memory, Load(offset, address, length))
+            if len(core.virtual) < MAX_MEMORY:
+                core.virtual.append((virtual, offset, length))
     if crowded:
         core.memory.clear()
-    return core
 
 
-def segments(core: ElfCore, read: Read) -> Iterator[tuple[int, int, int, int]]:
-    """Each program header as (type, file offset, physical address, file bytes), read in pieces of 64 KiB."""
+def segments(core: ElfCore, read: Read) -> Iterator[tuple[int, int, int, int, int]]:
+    """Each program header as (type, file offset, virtual address, physical address, file bytes)."""
     entry = core.layout.segment
     per_read = 65536 // entry.size
     for first in range(0, core.phnum, per_read):
@@ -128,10 +137,10 @@ def segments(core: ElfCore, read: Read) -> Iterator[tuple[int, int, int, int]]:
             raise MalformedElf(f"the file ends inside its {core.phnum} program headers at {core.phoff:#x}")
         for values in entry.iter_unpack(table):
             if core.bits == 64:
-                type_, _, offset, _, address, length, _, _ = values
+                type_, _, offset, virtual, address, length, _, _ = values
             else:
-                type_, offset, _, address, length, _, _, _ = values
-            yield type_, offset, address, length
+                type_, offset, virtual, address, length, _, _, _ = values
+            yield type_, offset, virtual, address, length
 
 
 def _section_count(read: Read, layout: _Layout, shoff: int) -> int:

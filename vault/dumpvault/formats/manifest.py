@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
-from dumpvault.model import FORMAT, commit_path
+from dumpvault.model import FORMAT, RegionRecord, commit_path
 
 __all__ = ["AttemptTotals", "End", "Manifest", "Totals"]
 
@@ -30,6 +30,13 @@ class Totals:
     regions: int = 0
     sealed: int = 0
     unreadable: int = 0
+
+    def add(self, record: RegionRecord) -> None:
+        """Count one committed region."""
+        self.size = max(self.size, record.end)
+        self.regions += 1
+        self.sealed += record.object_bytes
+        self.unreadable += sum(hole.length for hole in record.unreadable)
 
 
 @dataclass(frozen=True, slots=True)

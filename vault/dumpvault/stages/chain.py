@@ -6,79 +6,129 @@ The order of these calls is the order of durability; every put is durable when i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from dumpvault.errors import StoreFailed
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import namespace
-from dumpvault.formats.commit import Body, Commit, Regions, Takeover
+from dumpvault.formats.commit import Body, Commit, Outcome, Regions, Release, Takeover
+from dumpvault.formats.event import ReleaseEvent
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, End, Manifest, Totals
 from dumpvault.formats.sshkey import SigningKey, sshsig
-from dumpvault.model import RegionRecord, Store, commit_path, keybag_path, keys_path, vault_prefix
+from dumpvault.model import RegionRecord, Store, commit_path, event_path, keybag_path, keys_path, vault_prefix
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "Verified"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How far a chain was verified: how many commits, the digest of the last, and what they add up to."""
+
+    commits: int
+    tip: str
+    totals: Totals
+    attempts: Sequence[AttemptTotals]
 
 
 class Chain:
-    """The chain of one vault, from its header on. Not for use by several threads."""
+    """The chain of one vault. Not for use by several threads."""
 
-    def __init__(self, store: Store, header: Header, key: SigningKey) -> None:
+    def __init__(self, store: Store, vault: str, key: SigningKey, header_digest: str) -> None:
         self._store = store
         self._key = key
-        self._prefix = vault_prefix(header.vault)
-        self.vault = header.vault
+        self._prefix = vault_prefix(vault)
+        self.vault = vault
+        self.header_digest = header_digest
         self.attempt = 0
         self.next = 0
         self.totals = Totals()
         self.attempts: list[AttemptTotals] = []
+        self.tip = header_digest
+        self._manifest_digest = ""
+
+    @classmethod
+    def begin(cls, store: Store, header: Header, key: SigningKey) -> Chain:
+        """A new vault: its header."""
         data = dsse.sign(header.statement(), [key])
-        self.header_digest = hashlib.sha256(data).hexdigest()
-        self._tip = self.header_digest
-        self._put("vault.dsse.json", data)
+        chain = cls(store, header.vault, key, hashlib.sha256(data).hexdigest())
+        chain._put("vault.dsse.json", data)
+        return chain
 
-    def take_over(self, keybag: Keybag, boot_id: str | None, tool: str, time: str) -> None:
-        """Begin ``keybag``'s attempt: its keybag, then the takeover that binds it."""
+    @classmethod
+    def resume(cls, store: Store, key: SigningKey, vault: str, header_digest: str, verified: Verified) -> Chain:
+        """The chain that was ``verified``; the next commit follows its tip."""
+        chain = cls(store, vault, key, header_digest)
+        chain.next, chain.tip = verified.commits, verified.tip
+        chain.totals, chain.attempts = verified.totals, list(verified.attempts)
+        return chain
+
+    def take_over(self, seal: Callable[[int], Keybag], boot_id: str | None, tool: str, time: str) -> None:
+        """Begin an attempt: its keybag, then the takeover that binds it. ``seal`` makes the keybag of an attempt number.
+
+        A collector that died between the two has left a keybag without a takeover; its number is passed over.
+        """
+        attempt = self.attempts[-1].attempt + 1 if self.attempts else 1
+        while self._store.size(f"{self._prefix}/{keybag_path(attempt)}") is not None:
+            attempt += 1
+        keybag = seal(attempt)
         data = keybag.encode()
-        self._put(keybag_path(keybag.attempt), data)
-        self.attempt = keybag.attempt
+        self._put(keybag_path(attempt), data)
+        self.attempt = attempt
         self.append(Takeover(hashlib.sha256(data).hexdigest(), boot_id, tool), time)
-        self.attempts.append(AttemptTotals(self.attempt, boot_id))
+        self.attempts.append(AttemptTotals(attempt, boot_id))
 
-    def commit_regions(self, regions: Sequence[tuple[RegionRecord, bytes]], time: str) -> None:
-        """Commit regions whose bodies are durable: pairs of record and wrapped key. Keys first, then the commit."""
-        keys = WrappedKeys(self.vault, self.attempt, self.next, [(r.index, wrapped) for r, wrapped in regions])
-        self._put(keys_path(self.attempt, self.next), keys.encode())
+    def commit_regions(
+        self,
+        regions: Sequence[tuple[RegionRecord, bytes]],
+        time: str,
+        releases: Sequence[Release] = (),
+        outcomes: Sequence[Outcome] = (),
+    ) -> int:
+        """Commit regions whose bodies are durable: pairs of record and wrapped key. Keys first, then the commit.
+
+        Returns the commit's number. ``releases`` may be performed once this has returned, and not before.
+        """
+        if regions:
+            keys = WrappedKeys(self.vault, self.attempt, self.next, [(r.index, wrapped) for r, wrapped in regions])
+            self._put(keys_path(self.attempt, self.next), keys.encode())
         records = tuple(record for record, _ in regions)
-        self.append(Regions(records), time)
+        self.append(Regions(records, tuple(releases), tuple(outcomes)), time)
         for record in records:
-            self.totals.size = max(self.totals.size, record.end)
-            self.totals.regions += 1
-            self.totals.sealed += record.object_bytes
-            self.totals.unreadable += sum(hole.length for hole in record.unreadable)
+            self.totals.add(record)
             self.attempts[-1].regions += 1
             self.attempts[-1].bytes += record.length
+        return self.next - 1
 
     def append(self, body: Body, time: str) -> None:
         """Sign and put the next commit."""
-        commit = Commit(self.vault, self.next, self._tip, self.header_digest, self.attempt, time, body)
+        commit = Commit(self.vault, self.next, self.tip, self.header_digest, self.attempt, time, body)
         data = dsse.sign(commit.statement(), [self._key])
         self._put(commit_path(self.next), data)
-        self._tip = hashlib.sha256(data).hexdigest()
+        self.tip = hashlib.sha256(data).hexdigest()
         self.next += 1
 
     def finish(self, end: End, truncated: bool, time: str) -> Manifest:
-        """The manifest, and its sidecar for stock tools. Nothing follows it."""
+        """The manifest, and its sidecar for stock tools. Of commits, nothing follows it."""
         manifest = Manifest(
-            self.vault, time, self.next - 1, self._tip, self.totals, end, truncated, tuple(self.attempts)
+            self.vault, time, self.next - 1, self.tip, self.totals, end, truncated, tuple(self.attempts)
         )
         statement = manifest.statement()
-        self._put("manifest.dsse.json", dsse.sign(statement, [self._key]))
+        data = dsse.sign(statement, [self._key])
+        self._put("manifest.dsse.json", data)
+        self._manifest_digest = hashlib.sha256(data).hexdigest()
         payload = statement.encode()
         self._put("manifest.json", payload)
         self._put("manifest.json.sig", sshsig(self._key, namespace("manifest"), payload))
         return manifest
+
+    def released(self, method: str, result: str, time: str) -> None:
+        """Event 0: what became of a release that could only come after the manifest."""
+        digest = self._manifest_digest
+        event = ReleaseEvent(self.vault, 0, digest, digest, time, method, result)
+        self._put(event_path(0), dsse.sign(event.statement(), [self._key]))
 
     def _put(self, name: str, data: bytes) -> None:
         try:

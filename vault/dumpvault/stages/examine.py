@@ -167,10 +167,7 @@ class Examiner:
                     name, f"has a region of {record.length} bytes; {self.header.region_size} is the most"
                 )
             self._seen.add((attempt, record.index))
-            self.totals.size = max(self.totals.size, record.end)
-            self.totals.regions += 1
-            self.totals.sealed += record.object_bytes
-            self.totals.unreadable += sum(hole.length for hole in record.unreadable)
+            self.totals.add(record)
             attempt_totals.regions += 1
             attempt_totals.bytes += record.length
 

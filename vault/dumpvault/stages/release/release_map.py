@@ -35,12 +35,12 @@ class ReleaseMap:
     """
 
     page: int
-    target: Ranges = Ranges()
+    target: Ranges = field(default_factory=Ranges)
     refused: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     _linear: list[_Linear] = field(default_factory=list)
     _whole: list[tuple[Ranges, Ranges]] = field(default_factory=list)
-    _held: Ranges = Ranges()
+    _held: Ranges = field(default_factory=Ranges)
     _reserve: tuple[int, int] = (0, 0)
 
     @classmethod

@@ -19,6 +19,13 @@
 ``delete(name)``
     For key objects (``…/keybag/…``, ``…/keys/…``) only; anything else is refused with ``ValueError``. Gone, durably,
     on return; no error if it was not there.
+``settle(name)``
+    For objects that another writer may have left visible but not durable: on return the object and its name are
+    durable, and the next ``get`` asks the medium, not a cache, as far as that can be had. Raises ``ObjectMissing``.
+``reserve(length)``, ``unreserve()``
+    Keep ``length`` bytes free for later puts, and give them up; a store that cannot, does nothing.
+``volatile``
+    Why what is durable here would not survive the loss of power (a tmpfs, say); empty if it would.
 
 All raise ``StoreFailed`` when the medium or the connection fails. Names are components of
 ``[A-Za-z0-9_][A-Za-z0-9._-]*`` joined by ``/``; others are refused with ``ValueError``.
@@ -30,7 +37,7 @@ import re
 
 from dumpvault.errors import Incomplete, StoreFailed
 
-__all__ = ["ObjectExists", "ObjectMissing", "check_deletable", "check_name"]
+__all__ = ["ObjectExists", "ObjectMissing", "StoreFull", "check_deletable", "check_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _DELETABLE = re.compile(r"(.*/)?(keybag|keys/\d+)/[^/]+")
@@ -38,6 +45,10 @@ _DELETABLE = re.compile(r"(.*/)?(keybag|keys/\d+)/[^/]+")
 
 class ObjectExists(StoreFailed):
     """The name is taken by other bytes."""
+
+
+class StoreFull(StoreFailed):
+    """No room. Unlike any other failure it leaves the medium sound: what is there can still be signed off."""
 
 
 class ObjectMissing(Incomplete):
