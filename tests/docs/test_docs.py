@@ -9,11 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.command import Home
-from support.vmcore import write_core
 
 from dumpvault import errors
 from dumpvault.cli import _COMMANDS
+from support.command import Home
+from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])

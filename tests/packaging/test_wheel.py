@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]

@@ -1,8 +1,8 @@
 """A second reader: verifies and opens a vault, written from docs/spec/vault.md and docs/spec/keys.md alone.
 
 It is here to show that the pages suffice, and to notice when dumpvault and they drift apart; so it shares no code with
-dumpvault. One file, so that it can be read beside vault.md, whose section numbers stand below. It keeps a whole region in memory and stops at
-the first thing that fails, which is all that small test vaults need.
+dumpvault. It is one file, to be read beside vault.md, whose section numbers stand below. It keeps a whole region in
+memory and stops at the first thing that fails, which is all that small test vaults need.
 """
 
 import base64
@@ -286,9 +286,8 @@ class Vault:
             raise Refused(f"{name}: missing")
         return data
 
-    def good(self, name: str, data: bytes, role: str, anyone: bool = False) -> tuple[bytes, set[bytes]]:
-        """Section 5.2: the payload, and the keys by which the envelope is good for the role. Section 13 takes only the
-        header's signers, but for events."""
+    def good(self, name: str, data: bytes, role: str) -> tuple[bytes, set[bytes]]:
+        """Section 5.2: the payload, and the keys whose signatures make the envelope good for the role."""
         envelope = load(name, data, ENVELOPE, canonical=True)
         payload, media = base64.b64decode(envelope["payload"]), envelope["payloadType"].encode()
         encoded = b"DSSEv1 %d %b %d %b" % (len(media), media, len(payload), payload)
@@ -296,11 +295,11 @@ class Vault:
         need(len(signatures) == len(envelope["signatures"]), name, "a key id stands twice")
         pins = (pin for pin in self.pins if f"dumpvault-{role}@v1" in pin.roles and pin.hosts & {None, self.host})
         holders = {pin.blob for pin in pins if fingerprint(pin.blob) in signatures}
+        holders = {blob for blob in holders if fingerprint(blob) in self.signers}
         for blob in holders:
             verify(name, blob, signatures[fingerprint(blob)], encoded)
-        good = {blob for blob in holders if anyone or fingerprint(blob) in self.signers}
-        need(good, name, f"not signed by a key that may sign a {role}")
-        return payload, good
+        need(holders, name, f"not signed by a key that may sign a {role}")
+        return payload, holders
 
     def statement(self, name: str, payload: bytes, kind: str, subject: Any, of: Any, predicate: Any) -> Any:
         """Section 5.1: the predicate of a payload that must be a statement of this kind about this subject."""
@@ -367,7 +366,7 @@ class Vault:
             releases.append(len(body.get("releases", ())))
             for outcome in body.get("outcomes", ()):
                 of = outcome["commit"]
-                need(of <= number and outcome["release"] < releases[of], name, "an outcome of no release")
+                need(of < number and outcome["release"] < releases[of], name, "an outcome of no release")
 
     def check_record(self, name: str, region: Region) -> None:
         """What section 9 says of a slice, and section 10 of its record."""
@@ -425,7 +424,7 @@ class Vault:
         """Step 8. This version of the page has one type of event."""
         previous, number = manifest, 0
         while (data := self.find(name := f"events/{number}.dsse.json", MIB)) is not None:
-            payload, _ = self.good(name, data, "release", anyone=True)
+            payload, _ = self.good(name, data, "release")
             event = {"number": number, "previous": previous, "time": TIME, "body": {"method": str, "result": RESULT}}
             self.statement(name, payload, "release", "manifest.dsse.json", manifest, event)
             previous, number = sha256(data), number + 1

@@ -10,7 +10,7 @@ from dumpvault.errors import Forged, Incomplete
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners, namespace
 from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
-from dumpvault.formats.commit import Commit, Ended, Regions, Takeover
+from dumpvault.formats.commit import Adopt, Commit, Ended, Regions, Takeover
 from dumpvault.formats.event import ReleaseEvent
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
@@ -74,7 +74,10 @@ class Examiner:
             self.attempts[commit.attempt] = (body, AttemptTotals(commit.attempt, body.boot_id))
         elif commit.attempt != current:
             raise _against_rules(name, f"is of attempt {commit.attempt}; the chain is in attempt {current}")
+        if isinstance(body, Adopt) and body.through >= number:
+            raise _against_rules(name, f"adopts commit {body.through}, which is not before it")
         if isinstance(body, Regions):
+            self._check_outcomes(name, body)
             self._count(name, commit.attempt, body.regions)
         self.commits.append(commit)
         self.tip = hashlib.sha256(data).hexdigest()
@@ -162,6 +165,14 @@ class Examiner:
     def _check(self, statement: str, envelope: dsse.Envelope) -> tuple[str, ...]:
         header = self.header
         return envelope.check(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+
+    def _check_outcomes(self, name: str, body: Regions) -> None:
+        for outcome in body.outcomes:
+            of = self.commits[outcome.commit].body if outcome.commit < len(self.commits) else None
+            if not isinstance(of, Regions) or outcome.release >= len(of.releases):
+                raise _against_rules(
+                    name, f"gives the outcome of release {outcome.release} of commit {outcome.commit}; there is none"
+                )
 
     def _count(self, name: str, attempt: int, records: Sequence[RegionRecord]) -> None:
         _, attempt_totals = self.attempts[attempt]
