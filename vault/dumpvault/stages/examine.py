@@ -171,7 +171,7 @@ class Examiner:
             of = self.commits[outcome.commit].body if outcome.commit < len(self.commits) else None
             if not isinstance(of, Regions) or outcome.release >= len(of.releases):
                 raise _against_rules(
-                    name, f"gives the outcome of release {outcome.release} of commit {outcome.commit}; there is none"
+                    name, f"gives the outcome of a release that commit {outcome.commit} did not authorise"
                 )
 
     def _count(self, name: str, attempt: int, records: Sequence[RegionRecord]) -> None:
