@@ -48,11 +48,14 @@ def measure(work: str, mib: int, runs: int) -> None:
     # In a process of its own: a child's peak memory begins with what its parent held when it forked.
     subprocess.run([sys.executable, memory.__file__, source, str(mib)], check=True)
     os.sync()
-    quiet = {"env": env, "check": True, "capture_output": True}
+
+    def quietly(*command: str) -> str:
+        return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
+
     for arguments in ("init", "keys new recipient r --unprotected", "keys new signer s --unprotected"):
-        subprocess.run(["dumpvault", *arguments.split()], **quiet)
-    subprocess.run(["age-keygen", "-o", f"{work}/age.key"], **quiet)
-    recipient = subprocess.run(["age-keygen", "-y", f"{work}/age.key"], **quiet).stdout.decode().strip()
+        quietly("dumpvault", *arguments.split())
+    quietly("age-keygen", "-o", f"{work}/age.key")
+    recipient = quietly("age-keygen", "-y", f"{work}/age.key")
 
     def shell(line: str) -> list[str]:
         return ["bash", "-c", f"set -o pipefail; {line} && sync {work}/out"]

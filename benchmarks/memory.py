@@ -1,6 +1,6 @@
 """Memory-like data for benchmarks: an ELF core of runs of 16 pages, 40 % zeros, 20 % text, 20 % pointers, 20 % noise.
 
-    python benchmarks/memory.py FILE MIB
+python benchmarks/memory.py FILE MIB
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ def main() -> None:
             if status:
                 sys.exit(f"failed ({status}): {' '.join(command)}")
             seconds = perf_counter() - began
-            regions = sum(1 for _, _, names in os.walk(f"{work}/site/store") for name in names if name.endswith(".sealed"))
+            regions = sum(
+                1 for _, _, names in os.walk(f"{work}/site/store") for name in names if name.endswith(".sealed")
+            )
             print(f"{mib:>6} {region:>7} {regions:>8} {seconds:>8.1f} {usage.ru_maxrss / 1024:>9.1f}", flush=True)
             shutil.rmtree(f"{work}/site/store")
             os.unlink(source)

@@ -9,11 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.command import Home
-from support.vmcore import write_core
 
 from dumpvault import errors
 from dumpvault.cli import _COMMANDS
+from support.command import Home
+from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md")])
@@ -31,7 +31,9 @@ def test_tutorial_pasted_line_by_line(tmp_path: Path) -> None:
     home = Home(tmp_path / "nowhere")
     env = {k: v for k, v in home.env.items() if k != "DUMPVAULT_HOME"} | {"HOME": str(tmp_path)}
     # Read from a pipe, as pasted; a failing line shows as one, for the shell is told to stop there.
-    done = subprocess.run(["bash", "-e"], input=lines, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-e"], input=lines, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     told = done.stdout + done.stderr
     assert done.returncode == 0, told
     for words in (
@@ -51,7 +53,9 @@ def test_readme_shortest_use_pasted(tmp_path: Path) -> None:
     assert session
     write_core(tmp_path / "vmcore")
     env = Home(tmp_path / "nowhere").env
-    done = subprocess.run(["bash", "-e"], input=session[1], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-e"], input=session[1], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "vmcore").read_bytes()
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
-from support.command import Home, make_home, seal
-from support.vmcore import write_core
 
 from dumpvault.formats import dsse, jcs, sealed
 from dumpvault.formats.commit import Commit
@@ -19,6 +17,8 @@ from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys, derive_kek, unwrap
 from dumpvault.formats.private_key import PrivateKey, parse
 from dumpvault.formats.sshkey import SigningKey
+from support.command import Home, make_home, seal
+from support.vmcore import write_core
 
 
 def private(home: Home, name: str) -> PrivateKey:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.command import Home
 from support.vmcore import MARKER, core, memory, write_core
 
@@ -108,5 +109,7 @@ def test_stock_ssh_keygen_verifies_the_manifest(home: Home, tmp_path: Path) -> N
     good = subprocess.run(command, input=manifest, capture_output=True, check=False)
     assert good.returncode == 0
     assert good.stdout.startswith(b'Good "dumpvault-manifest@v1" signature for collector')
-    bad = subprocess.run(command, input=manifest.replace(b'"regions":', b'"regionz":'), capture_output=True, check=False)
+    bad = subprocess.run(
+        command, input=manifest.replace(b'"regions":', b'"regionz":'), capture_output=True, check=False
+    )
     assert bad.returncode != 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from support.command import Home, make_home, seal
 from support.vmcore import write_core
 

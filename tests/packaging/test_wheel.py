@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +53,10 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert not any(name.startswith(("tests", "keys", "docs", "policies")) for name in names)
     write_core(tmp_path / "vmcore")
     subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "package"), str(tmp_path)], check=True, cwd=tmp_path, capture_output=True
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "package"), str(tmp_path)],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
     )
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "vmcore").read_bytes()
 
@@ -62,7 +66,9 @@ def test_capture_imports_only_what_it_uses(tmp_path: Path) -> None:
     write_core(tmp_path / "vmcore")
     script = (
         SCRIPT.replace('run("verify", "latest")\n', "")
-        .replace('run("open", "latest", "-o", sys.argv[2] + "/copy")\n', "print(*sorted(sys.modules), file=sys.stderr)\n")
+        .replace(
+            'run("open", "latest", "-o", sys.argv[2] + "/copy")\n', "print(*sorted(sys.modules), file=sys.stderr)\n"
+        )
         .replace("sys.path.insert(0, sys.argv[1])\n", "")
         .replace("assert dumpvault.__file__.startswith(sys.argv[1]), dumpvault.__file__\n", "")
     )
@@ -71,7 +77,17 @@ def test_capture_imports_only_what_it_uses(tmp_path: Path) -> None:
     )
     loaded = set(done.stderr.split())
     assert "dumpvault.flows.capture" in loaded
-    unwanted = {"keyring", "rich", "nacl", "asyncio", "ssl", "ctypes", "importlib.metadata", "concurrent.futures", "socket"}
+    unwanted = {
+        "keyring",
+        "rich",
+        "nacl",
+        "asyncio",
+        "ssl",
+        "ctypes",
+        "importlib.metadata",
+        "concurrent.futures",
+        "socket",
+    }
     unwanted |= {"dumpvault.flows.open", "dumpvault.flows.verify", "dumpvault.stages.unseal", "unittest", "sqlite3"}
     assert not unwanted & loaded
 

@@ -26,7 +26,9 @@ def memory(pages: int, seed: int = 1) -> bytes:
             data = bytearray((b"%08x kernel: something happened\n" % rng.getrandbits(32)) * (size // 20))[:size]
         elif kind == 2:
             word = struct.Struct("<Q")
-            data = bytearray(b"".join(word.pack(0xFFFF888000000000 + rng.randrange(4096) * 64) for _ in range(size // 8)))
+            data = bytearray(
+                b"".join(word.pack(0xFFFF888000000000 + rng.randrange(4096) * 64) for _ in range(size // 8))
+            )
         else:
             data = bytearray(rng.randbytes(size))
         if run % 16 == 3:

@@ -167,13 +167,15 @@ class _Verification:
                     break
                 data = self._get(name)
                 try:
-                    examiner.read_commit(data)
+                    envelope = examiner.commit_envelope(data)
                 except Forged as error:
-                    if head is not None or not examiner.commits:
+                    number = len(examiner.commits)
+                    if head is not None or number == 0 or self._exists(commit_path(number + 1)):
                         raise
                     # Junk at the tip of an unfinished chain must not condemn what is signed before it.
                     report.steps[2].note = f"ends before {name}, which is not good: {error.message}"
                     break
+                examiner.read_commit(data, envelope)
             if not examiner.commits:
                 raise Incomplete(
                     f"{commit_path(0)}: missing", "Restore it from a copy; nothing can be checked without it."
@@ -255,6 +257,13 @@ class _Verification:
             start = len(self._prefix) + 1
             names = (name[start:] for name in self._store.list(self._prefix))
             self._report.foreign = sorted(name for name in names if name not in known)
+            lost = commit_path(len(examiner.commits))
+            if examiner.manifest is None and not self._exists(lost):
+                later = [name for name in self._report.foreign if name.startswith("commits/")]
+                if later:
+                    raise Incomplete(
+                        f"{lost}: missing, though {later[0]} is there", "The chain ends early. Restore it from a copy."
+                    )
 
     def openability(self, key: PrivateKey) -> None:
         """With a key: its vault keys open, and each region commits to the data key that they unwrap."""

@@ -10,7 +10,7 @@ from dumpvault.errors import Forged, Incomplete
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners, namespace
 from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
-from dumpvault.formats.commit import Commit, Regions, Takeover
+from dumpvault.formats.commit import Adopt, Commit, Ended, Regions, Takeover
 from dumpvault.formats.event import ReleaseEvent
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
@@ -53,22 +53,31 @@ class Examiner:
         self.header = header
         self.header_digest = self.tip = hashlib.sha256(data).hexdigest()
 
-    def read_commit(self, data: bytes) -> None:
-        """Step 2, for the next commit."""
+    def commit_envelope(self, data: bytes) -> dsse.Envelope:
+        """Step 2, first half: whether the next commit is good for its role, whatever it says."""
+        envelope = dsse.parse(data, commit_path(len(self.commits)), COMMIT_LIMIT)
+        self._check("commit", envelope)
+        return envelope
+
+    def read_commit(self, data: bytes, envelope: dsse.Envelope) -> None:
+        """Step 2, second half: the next commit's place in the chain."""
         number = len(self.commits)
         name = commit_path(number)
-        envelope = dsse.parse(data, name, COMMIT_LIMIT)
-        self._check("commit", envelope)
         commit = Commit.read(envelope, self.vault, number, self.tip, self.header_digest)
         body = commit.body
         current = next(reversed(self.attempts), 0)
+        if self.commits and isinstance(self.commits[-1].body, Ended) and not isinstance(body, Takeover):
+            raise _against_rules(name, "continues an attempt that had ended")
         if isinstance(body, Takeover):
             if commit.attempt <= current:
                 raise _against_rules(name, f"begins attempt {commit.attempt} after attempt {current}")
             self.attempts[commit.attempt] = (body, AttemptTotals(commit.attempt, body.boot_id))
         elif commit.attempt != current:
             raise _against_rules(name, f"is of attempt {commit.attempt}; the chain is in attempt {current}")
+        if isinstance(body, Adopt) and body.through >= number:
+            raise _against_rules(name, f"adopts commit {body.through}, which is not before it")
         if isinstance(body, Regions):
+            self._check_outcomes(name, body)
             self._count(name, commit.attempt, body.regions)
         self.commits.append(commit)
         self.tip = hashlib.sha256(data).hexdigest()
@@ -156,6 +165,14 @@ class Examiner:
     def _check(self, statement: str, envelope: dsse.Envelope) -> tuple[str, ...]:
         header = self.header
         return envelope.check(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+
+    def _check_outcomes(self, name: str, body: Regions) -> None:
+        for outcome in body.outcomes:
+            of = self.commits[outcome.commit].body if outcome.commit < len(self.commits) else None
+            if not isinstance(of, Regions) or outcome.release >= len(of.releases):
+                raise _against_rules(
+                    name, f"gives the outcome of a release that commit {outcome.commit} did not authorise"
+                )
 
     def _count(self, name: str, attempt: int, records: Sequence[RegionRecord]) -> None:
         _, attempt_totals = self.attempts[attempt]

@@ -1,0 +1,609 @@
+"""A second reader: verifies and opens a vault, written from docs/spec/vault.md and docs/spec/keys.md alone.
+
+It is here to show that the pages suffice, and to notice when dumpvault and they drift apart; so it shares no code with
+dumpvault. It is one file, to be read beside vault.md, whose section numbers stand below. It keeps a whole region in
+memory and stops at the first thing that fails, which is all that small test vaults need.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import struct
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import accumulate, groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes, hpke, keywrap
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mlkem, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+
+class Refused(Exception):
+    """An object breaks the format, or is missing; the message begins with its name."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    data: bytes  # with zeros where no region is
+    finished: bool  # the verdict of section 13 is "intact"; else it is "incomplete"
+    regions: int
+    foreign: list[str]
+
+
+def need(holds: object, name: str, why: object) -> None:
+    if not holds:
+        raise Refused(f"{name}: {why}")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+# --- What the objects hold: sections 2, 4.1, 5.1, 6 to 8 and 10 to 12 ---------------------------------------------
+
+
+def is_base64(text: str) -> bool:
+    """Padded, on one line, unused bits zero: just what encoding the decoded bytes gives again."""
+    try:
+        return base64.b64encode(base64.b64decode(text)).decode() == text
+    except ValueError:
+        return False
+
+
+# A shape is an object with just these fields, an array [of, least, most], (shape, None) for what may be null, a tuple
+# of choices, a type, a pattern, a test of a string, or a literal. All integers are numbers of section 1: see `load`.
+# fmt: off
+MIB, MANY = 2**20, 2**31
+ID, DIGEST, QUANTITY, TIME, NAME = map(re.compile, (
+    "[0-9a-f]{32}", "[0-9a-f]{64}", "0x(0|[1-9a-f][0-9a-f]{0,15})",
+    "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", "[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}"))
+# Section 4.3. An Ed25519 key blob always begins with the same 19 bytes and has 51, so that a pattern can tell it.
+ED25519 = re.compile("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI[A-P][A-Za-z0-9+/]{42}")
+SUITES = {  # length of the private key, KEM, KDF
+    "xwing": (32, hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256),
+    "mlkem1024": (64, hpke.KEM.MLKEM1024, hpke.KDF.HKDF_SHA384),
+    "mlkem1024-p384": (112, hpke.KEM.MLKEM1024_P384, hpke.KDF.HKDF_SHA384),
+    "p384": (48, hpke.KEM.P384, hpke.KDF.HKDF_SHA384),
+    "x25519": (32, hpke.KEM.X25519, hpke.KDF.HKDF_SHA256)}
+SUITE, RESULT = tuple(SUITES), ("released", "failed", "unknown")
+RANGE = {"offset": QUANTITY, "length": QUANTITY}
+ENVELOPE = {"payload": is_base64, "payloadType": "application/vnd.in-toto+json",
+            "signatures": [{"keyid": str, "sig": is_base64}, 1, 8]}
+SOURCE = {"kind": ("elf", "flattened", "opaque"), "name": str, "size": (QUANTITY, None), "mtime": (QUANTITY, None),
+          "identity": (DIGEST, None), "memory": [{**RANGE, "address": QUANTITY}, 0, 1024],
+          "elf": ({"class": (32, 64), "endian": ("little", "big"), "machine": int}, None)}
+HEADER = {"created": TIME, "tool": str, "host": str, "boot_id": (str, None), "source": SOURCE,
+          "region_size": QUANTITY, "frame_size": QUANTITY, "policy": {"name": str, "text": str, "sha256": DIGEST},
+          "signers": [{"keyid": str, "key": ED25519}, 1, 16],
+          "recipients": [{"name": NAME, "suite": SUITE, "sha256": DIGEST}, 1, 128]}
+RECORD = {**RANGE, "index": int, "kind": ("headers", "notes", "memory", "flattened", "opaque"),
+          "codec": ("raw", "zstd"), "message": QUANTITY, "blocks": DIGEST, "key": DIGEST,
+          "unreadable": [RANGE, 0, MANY]}
+BODIES = {"takeover": {"keybag": DIGEST, "boot_id": (str, None), "tool": str},
+          "regions": {"regions": [RECORD, 0, 1024],
+                      "releases": [{"method": ("phyp", "fadump"), "start": QUANTITY, "length": QUANTITY}, 0, MANY],
+                      "outcomes": [{"commit": int, "release": int, "result": RESULT}, 0, MANY]},
+          "adopt": {"through": int}, "ended": {"reason": str}}
+MANIFEST = {"finished": TIME, "head": {"commit": int, "sha256": DIGEST}, "size": QUANTITY, "regions": int,
+            "sealed": QUANTITY, "unreadable": QUANTITY, "end": ("elf", "flattened", "eof", "size"), "truncated": bool,
+            "attempts": [{"attempt": int, "boot_id": (str, None), "regions": int, "bytes": QUANTITY}, 0, MANY]}
+PRIVATE = {"format": "dumpvault-private@v1", "name": NAME, "purpose": "recipient", "algorithm": SUITE,
+           "public": is_base64, "protection": {"kind": "none"}, "secret": is_base64}  # keys.md
+# fmt: on
+
+
+def check(value: Any, shape: Any, at: str) -> None:
+    """Hold a value against its shape. Fields are taken in the shape's order, `format` first, so that a later format is
+    refused as such (section 16)."""
+    match shape:
+        case dict():
+            need(isinstance(value, dict), at, "is not an object")
+            for key, inner in shape.items():
+                need(key in value, at, f"lacks {key}")
+                check(value[key], inner, f"{at}/{key}")
+            need(len(value) == len(shape), at, f"has unknown fields: {value.keys() - shape.keys()}")
+        case list():
+            of, least, most = shape
+            need(isinstance(value, list) and least <= len(value) <= most, at, f"is not an array of {least} to {most}")
+            for i, item in enumerate(value):
+                check(item, of, f"{at}/{i}")
+        case (inner, None):
+            if value is not None:
+                check(value, inner, at)
+        case tuple():
+            need(type(value) is type(shape[0]) and value in shape, at, f"is not one of {shape}")
+        case type():
+            need(type(value) is shape, at, f"is not of type {shape.__name__}")
+        case re.Pattern():
+            need(isinstance(value, str) and shape.fullmatch(value), at, "is malformed")
+        case _ if callable(shape):
+            need(isinstance(value, str) and shape(value), at, "is malformed")
+        case _:
+            need(type(value) is type(shape) and value == shape, at, f"is not {shape!r}")
+
+
+def load(name: str, data: bytes, shape: Any, canonical: bool = False) -> Any:
+    """Section 2: read one JSON text strictly and hold it against its shape."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch("0|[1-9][0-9]{0,9}", text) or int(text) >= 2**31:
+            raise ValueError(f"{text[:20]} is not a number of section 1")
+        return int(text)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("duplicate key")
+        return dict(pairs)
+
+    try:
+        text = data.decode()
+        # The depth is taken before parsing, which would recurse; possessive, so that a lone quote costs nothing.
+        brackets = re.findall(r"[][{}]", re.sub(r'"(?:[^"\\]++|\\.)*+"', "", text))
+        if max(accumulate(1 if bracket in "[{" else -1 for bracket in brackets), default=0) > 16:
+            raise ValueError("more than 16 levels of nesting")
+        value = json.loads(text, object_pairs_hook=once, parse_int=number, parse_float=number, parse_constant=number)
+        # RFC 8785, as all field names are ASCII. Encoding fails on a lone surrogate.
+        again = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    except ValueError as error:
+        raise Refused(f"{name}: {error}") from None
+    check(value, shape, f"{name}#")
+    need(not canonical or again == data, name, "not in RFC 8785 form")
+    return value
+
+
+# --- Who may sign: sections 4.3 and 5 -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A line of the trust file. None among the hosts stands for all of them."""
+
+    blob: bytes
+    roles: list[str]
+    hosts: set[str | None]
+
+
+def strings(blob: bytes) -> Iterable[bytes]:
+    """The RFC 4251 strings that a blob consists of."""
+    while blob:
+        end = 4 + int.from_bytes(blob[:4])
+        if len(blob) < end:
+            raise ValueError("truncated SSH string")
+        yield blob[4:end]
+        blob = blob[end:]
+
+
+def fingerprint(blob: bytes) -> str:
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def pins(allowed_signers: str) -> list[Pin]:
+    """Section 5.2. A line that has no role, is not valid now or cannot be understood gives nothing."""
+
+    def moment(text: str) -> float:  # ssh-keygen(1): local time, unless a Z follows
+        digits, zone = text.removesuffix("Z"), UTC if text.endswith("Z") else None
+        form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits), "")
+        return datetime.strptime(digits, form).replace(tzinfo=zone).timestamp()
+
+    found = []
+    for line in allowed_signers.split("\n"):
+        fields = re.fullmatch(rf'\s*([^\s#"][^\s"]*)\s+((?:[^\s"]|"[^"]*")+)\s+({ED25519.pattern})(\s.*)?', line)
+        pairs = re.findall('([A-Za-z-]+)="([^"]*)"(?:,|$)', fields[2]) if fields else []
+        options = {key.lower(): value for key, value in pairs}
+        # Whatever stands beside these three options, each given once, is cert-authority or not understood.
+        known = len(options) == len(pairs) and options.keys() <= {"namespaces", "valid-after", "valid-before"}
+        if not fields or not known or fields[2] != ",".join(f'{key}="{value}"' for key, value in pairs):
+            continue
+        try:
+            after, before = options.get("valid-after", "19800101"), options.get("valid-before", "99980101")
+            valid = moment(after) <= time.time() <= moment(before)
+        except ValueError:
+            continue
+        roles = options.get("namespaces", "").split(",") if valid else []
+        hosts = {part.split("@", 1)[1] if "@" in part else None for part in fields[1].split(",")}
+        found.append(Pin(base64.b64decode(fields[3].split()[1]), roles, hosts))
+    return found
+
+
+def verify(name: str, blob: bytes, signature: bytes, message: bytes) -> None:
+    try:
+        ed25519.Ed25519PublicKey.from_public_bytes(blob[19:]).verify(signature, message)
+    except InvalidSignature:
+        raise Refused(f"{name}: a signature does not verify") from None
+
+
+def verify_sshsig(name: str, armored: bytes, message: bytes, by: set[bytes]) -> None:
+    """Section 5.3, by OpenSSH's PROTOCOL.sshsig."""
+    armor = re.fullmatch(b"-----BEGIN SSH SIGNATURE-----\n([A-Za-z0-9+/=\n]+)\n-----END SSH SIGNATURE-----\n?", armored)
+    try:
+        blob = base64.b64decode(armor[1]) if armor else b""
+        key, namespace, reserved, algorithm, signature = strings(blob.removeprefix(b"SSHSIG\0\0\0\1"))
+        kind, raw = strings(signature)
+    except ValueError as error:
+        raise Refused(f"{name}: {error}") from None
+    said = (blob[:10], kind, namespace, algorithm)
+    wanted = (b"SSHSIG\0\0\0\1", b"ssh-ed25519", b"dumpvault-manifest@v1", b"sha512")
+    need(said == wanted, name, "wrong version, key type, namespace or hash")
+    need(key in by, name, "not by a signer of the manifest")
+    covered = (namespace, reserved, algorithm, hashlib.sha512(message).digest())
+    verify(name, key, raw, b"SSHSIG" + b"".join(len(field).to_bytes(4) + field for field in covered))
+
+
+# --- Verifying: section 13 ----------------------------------------------------------------------------------------
+
+
+class Region:
+    """A record of a commit, in numbers."""
+
+    def __init__(self, commit: int, attempt: int, record: dict[str, Any]) -> None:
+        self.commit, self.attempt, self.record = commit, attempt, record
+        self.name = f"regions/{attempt}/{record['index']}.sealed"
+        self.start, self.length, self.message = (int(record[key], 16) for key in ("offset", "length", "message"))
+        self.end = self.start + self.length
+        self.size = self.message + 32 * -(-self.message // 262144)  # with a digest for each block of the message
+        gaps = ((int(gap["offset"], 16), int(gap["length"], 16)) for gap in record["unreadable"])
+        self.unreadable = [range(start, start + length) for start, length in gaps]
+
+
+class Vault:
+    """A vault under verification; `known` collects the objects that a pinned signer vouches for."""
+
+    def __init__(self, store: Path, vault: str, allowed_signers: str) -> None:
+        need(ID.fullmatch(vault), vault, "not the id of a vault")
+        self.id, self.root, self.pins = vault, store / "vaults" / vault, pins(allowed_signers)
+        self.known: set[str] = set()
+        self.takeovers: dict[int, dict[str, Any]] = {}  # by attempt
+        self.commits: list[str] = []  # their digests
+        self.regions: list[Region] = []
+
+    def find(self, name: str, limit: int) -> bytes | None:
+        """An object that may be absent. It counts as known until something tells otherwise."""
+        path = self.root / name
+        if not path.is_file():
+            return None
+        need(path.stat().st_size <= limit, name, f"longer than {limit} bytes")
+        self.known.add(name)
+        return path.read_bytes()
+
+    def get(self, name: str, limit: int) -> bytes:
+        data = self.find(name, limit)
+        if data is None:
+            raise Refused(f"{name}: missing")
+        return data
+
+    def good(self, name: str, data: bytes, role: str) -> tuple[bytes, set[bytes]]:
+        """Section 5.2: the payload, and the keys whose signatures make the envelope good for the role."""
+        envelope = load(name, data, ENVELOPE, canonical=True)
+        payload, media = base64.b64decode(envelope["payload"]), envelope["payloadType"].encode()
+        encoded = b"DSSEv1 %d %b %d %b" % (len(media), media, len(payload), payload)
+        signatures = {entry["keyid"]: base64.b64decode(entry["sig"]) for entry in envelope["signatures"]}
+        need(len(signatures) == len(envelope["signatures"]), name, "a key id stands twice")
+        pins = (pin for pin in self.pins if f"dumpvault-{role}@v1" in pin.roles and pin.hosts & {None, self.host})
+        holders = {pin.blob for pin in pins if fingerprint(pin.blob) in signatures}
+        holders = {blob for blob in holders if fingerprint(blob) in self.signers}
+        for blob in holders:
+            verify(name, blob, signatures[fingerprint(blob)], encoded)
+        need(holders, name, f"not signed by a key that may sign a {role}")
+        return payload, holders
+
+    def statement(self, name: str, payload: bytes, kind: str, subject: Any, of: Any, predicate: Any) -> Any:
+        """Section 5.1: the predicate of a payload that must be a statement of this kind about this subject."""
+        shape = {
+            "_type": "https://in-toto.io/Statement/v1",
+            "predicateType": f"urn:dumpvault:{kind}:v1",
+            "predicate": {"format": 1, "vault": self.id, **predicate},
+            "subject": [{"name": subject, "digest": {"sha256": of}}, 1, 1],
+        }
+        return load(name, payload, shape)["predicate"]
+
+    def read_header(self) -> None:
+        """Step 1. Whom to trust depends on the host it states: it is read before the signature over it is checked."""
+        name = "vault.dsse.json"
+        data = self.get(name, MIB)
+        payload = base64.b64decode(load(name, data, ENVELOPE)["payload"])
+        self.header = header = self.statement(name, payload, "header", "policy.toml", DIGEST, HEADER)
+        self.digest, self.host = sha256(data), header["host"]
+        self.signers = {entry["keyid"] for entry in header["signers"]}
+        self.good(name, data, "header")
+        policy = sha256(header["policy"]["text"].encode())
+        need(header["policy"]["sha256"] == policy, name, "wrong digest of the policy")
+        self.statement(name, payload, "header", "policy.toml", policy, HEADER)
+        keys = [fingerprint(base64.b64decode(entry["key"].split()[1])) for entry in header["signers"]]
+        need(keys == [entry["keyid"] for entry in header["signers"]], name, "a signer's key id is not its key's")
+        self.region_size, self.frame_size = int(header["region_size"], 16), int(header["frame_size"], 16)
+        need(self.region_size % 4096 == 0 and 4096 <= self.region_size <= 2**28, name, "region_size out of bounds")
+        need(self.frame_size.bit_count() == 1 and 4096 <= self.frame_size <= 2**20, name, "frame_size out of bounds")
+
+    def read_chain(self, head: int | None) -> None:
+        """Step 2, up to the manifest's head; without a manifest up to the tip, which may be foreign."""
+        attempt, previous, names, releases = 0, self.digest, set(), []
+        while head is None or len(self.commits) <= head:
+            number = len(self.commits)
+            name = f"commits/{number}.dsse.json"
+            try:
+                data = self.find(name, 8 * MIB) if head is None else self.get(name, 8 * MIB)
+                if data is None:
+                    return
+                payload, _ = self.good(name, data, "commit")
+            except Refused:
+                if head is not None or (self.root / f"commits/{number + 1}.dsse.json").exists():
+                    raise
+                self.known.discard(name)
+                return
+            shape = {"number": number, "previous": previous, "attempt": int, "time": TIME, "kind": tuple(BODIES)}
+            about = ("vault.dsse.json", self.digest)
+            commit = self.statement(name, payload, "commit", *about, {**shape, "body": dict})
+            kind, body = commit["kind"], commit["body"]
+            check(body, BODIES[kind], f"{name}#/predicate/body")
+            rises = commit["attempt"] > attempt
+            need(rises if kind == "takeover" else commit["attempt"] == attempt > 0, name, "not its attempt's turn")
+            need(kind != "adopt" or body["through"] < number, name, "adopts what is not before it")
+            attempt, previous = commit["attempt"], sha256(data)
+            self.commits.append(previous)
+            if kind == "takeover":
+                self.takeovers[attempt] = body
+            for record in body.get("regions", ()):
+                region = Region(number, attempt, record)
+                need(region.name not in names, name, f"{region.name} stands in the chain already")
+                self.check_record(name, region)
+                self.regions.append(region)
+                names.add(region.name)
+            releases.append(len(body.get("releases", ())))
+            for outcome in body.get("outcomes", ()):
+                of = outcome["commit"]
+                need(of < number and outcome["release"] < releases[of], name, "an outcome of no release")
+
+    def check_record(self, name: str, region: Region) -> None:
+        """What section 9 says of a slice, and section 10 of its record."""
+        need(0 < region.length <= self.region_size and region.end < 2**64, name, f"length of {region.name}")
+        need(region.start % 4096 == 0, name, f"offset of {region.name}")
+        edges = [edge for gap in region.unreadable for edge in (gap.start, gap.stop)]
+        ascending = all(a <= b for a, b in pairwise([region.start, *edges, region.end]))
+        need(ascending, name, f"unreadable ranges of {region.name}")
+
+    def read_manifest(self) -> bool:
+        """Steps 2 to 4, 7 and 8; true if so far nothing is missing. The manifest comes before the chain, since commits
+        beyond its head are foreign and need not be good (section 11)."""
+        name = "manifest.dsse.json"
+        data = self.find(name, MIB)
+        if data is None:
+            self.read_chain(None)
+        else:
+            payload, by = self.good(name, data, "manifest")
+            manifest = self.statement(name, payload, "manifest", re.compile("commits/.*"), DIGEST, MANIFEST)
+            self.read_chain(manifest["head"]["commit"])
+        ordered = sorted(self.regions, key=lambda region: region.start)
+        for before, after in pairwise(ordered):
+            need(before.end <= after.start, after.name, f"overlaps {before.name}")
+        self.end = ordered[-1].end if ordered else 0
+        if data is None:
+            return False
+
+        attempts = []
+        for attempt, body in self.takeovers.items():
+            lengths = [region.length for region in self.regions if region.attempt == attempt]
+            counts = {"regions": len(lengths), "bytes": hex(sum(lengths))}
+            attempts.append({"attempt": attempt, "boot_id": body["boot_id"], **counts})
+        need(manifest["attempts"] == attempts, name, "attempts differ from the chain's")
+        need(sum(region.length for region in ordered) == self.end, name, "its regions leave gaps")
+        head = {"commit": len(self.commits) - 1, "sha256": self.commits[-1]}
+        shape = {
+            **MANIFEST,
+            "head": head,
+            "regions": len(ordered),
+            "size": hex(self.end),
+            "sealed": hex(sum(region.size for region in ordered)),
+            "unreadable": hex(sum(len(gap) for region in ordered for gap in region.unreadable)),
+        }
+        about = (f"commits/{head['commit']}.dsse.json", head["sha256"])
+        self.statement(name, payload, "manifest", *about, shape)
+
+        plain, sidecar = self.find("manifest.json", MIB), self.find("manifest.json.sig", MIB)
+        need(plain in (None, payload), "manifest.json", "differs from the manifest's payload")
+        if sidecar is not None:
+            verify_sshsig("manifest.json.sig", sidecar, payload, by)
+        self.read_events(sha256(data))
+        return plain is not None and sidecar is not None and not manifest["truncated"]
+
+    def read_events(self, manifest: str) -> None:
+        """Step 8. This version of the page has one type of event."""
+        previous, number = manifest, 0
+        while (data := self.find(name := f"events/{number}.dsse.json", MIB)) is not None:
+            payload, _ = self.good(name, data, "release")
+            event = {"number": number, "previous": previous, "time": TIME, "body": {"method": str, "result": RESULT}}
+            self.statement(name, payload, "release", "manifest.dsse.json", manifest, event)
+            previous, number = sha256(data), number + 1
+
+    def read_keybag(self, attempt: int) -> dict[str, bytes]:
+        """Step 5: what is sealed to each recipient."""
+        name = f"keybag/{attempt}.json"
+        data = self.get(name, MIB)
+        need(sha256(data) == self.takeovers[attempt]["keybag"], name, "not the one that its takeover names")
+        entries = [{"recipient": DIGEST, "suite": SUITE, "sealed": is_base64}, 1, 128]
+        shape = {"format": 1, "vault": self.id, "attempt": attempt, "mode": "direct", "entries": entries}
+        bag = load(name, data, shape, canonical=True)["entries"]
+        who = [(entry["recipient"], entry["suite"]) for entry in bag]
+        need(all(a < b for (a, _), (b, _) in pairwise(who)), name, "not ordered by recipient")
+        listed = {(entry["sha256"], entry["suite"]) for entry in self.header["recipients"]}
+        need(set(who) == listed, name, "does not name exactly the header's recipients")
+        return {entry["recipient"]: base64.b64decode(entry["sealed"]) for entry in bag}
+
+    def read_keys(self, commit: int, regions: list[Region]) -> dict[str, bytes]:
+        """Step 5: the wrapped key of each region of a commit, by the region's name."""
+        attempt = regions[0].attempt
+        name = f"keys/{attempt}/{commit}.json"
+        keys = [{"region": int, "wrapped": is_base64}, len(regions), len(regions)]
+        shape = {"format": 1, "vault": self.id, "attempt": attempt, "commit": commit, "keys": keys}
+        listed = load(name, self.get(name, 8 * MIB), shape, canonical=True)["keys"]
+        wrapped = {}
+        for region, entry in zip(regions, listed, strict=True):
+            key = wrapped[region.name] = base64.b64decode(entry["wrapped"])
+            need(entry["region"] == region.record["index"], name, "does not name its commit's regions in their order")
+            need(len(key) == 40 and sha256(key) == region.record["key"], name, f"not the key of {region.name}")
+        return wrapped
+
+    def read_message(self, region: Region) -> bytes:
+        """Step 6. Blocks are compared before decryption: a holder of the data key could forge chunks (section 14)."""
+        data, message = self.get(region.name, region.size), region.message
+        need(len(data) == region.size, region.name, "wrong size")
+        blocks = [data[at : min(at + 262144, message)] for at in range(0, message, 262144)]
+        need(sha256(data[message:]) == region.record["blocks"], region.name, "wrong block list")
+        found = b"".join(hashlib.sha256(block).digest() for block in blocks)
+        need(found == data[message:], region.name, "wrong block")
+        return data[:message]
+
+
+# --- Opening: section 14 ------------------------------------------------------------------------------------------
+
+
+def recipient(suite: str, secret: bytes) -> tuple[Any, bytes]:
+    """Section 4.1: a private key as HPKE takes it, and the bytes of its public key."""
+    if suite == "x25519":
+        x = x25519.X25519PrivateKey.from_private_bytes(secret)
+        return x, x.public_key().public_bytes_raw()
+    if suite == "p384":
+        p = ec.derive_private_key(int.from_bytes(secret), ec.SECP384R1())
+        return p, p.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    if suite == "mlkem1024":
+        m = mlkem.MLKEM1024PrivateKey.from_seed_bytes(secret)
+        return m, m.public_key().public_bytes_raw()
+    if suite == "mlkem1024-p384":
+        (m, m_public), (p, p_public) = recipient("mlkem1024", secret[:64]), recipient("p384", secret[64:])
+        return hpke.MLKEM1024P384PrivateKey(m, p), m_public + p_public
+    seed = hashlib.shake_256(secret).digest(96)
+    m768, (x, x_public) = mlkem.MLKEM768PrivateKey.from_seed_bytes(seed[:64]), recipient("x25519", seed[64:])
+    return hpke.MLKEM768X25519PrivateKey(m768, x), m768.public_key().public_bytes_raw() + x_public
+
+
+def read_private_key(name: str, data: bytes) -> tuple[str, Any, str]:
+    """keys.md: suite, private key and recipient digest; of the protections only `none`."""
+    need(data.endswith(b"\n"), name, "does not end in a newline")
+    fields = load(name, data[:-1], PRIVATE, canonical=True)
+    suite, secret = fields["algorithm"], base64.b64decode(fields["secret"])
+    need(len(secret) == SUITES[suite][0], name, "a secret of the wrong length")
+    try:
+        key, public = recipient(suite, secret)
+    except ValueError as error:
+        raise Refused(f"{name}: {error}") from None
+    need(public == base64.b64decode(fields["public"]), name, "its public half is not that of its secret")
+    return suite, key, sha256(public)
+
+
+def lines(*fields: object) -> bytes:
+    """The form of all contexts: each field ended by a newline."""
+    return "".join(f"{field}\n" for field in fields).encode()
+
+
+def decrypt(name: str, message: bytes, dek: bytes, context: bytes) -> bytes:
+    """Section 9: one message of c2sp.org/chunked-encryption, Cobblestone-256."""
+    salt, commitment, body = message[:24], message[24:56], message[56:]
+    info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context
+    derived = HKDFExpand(hashes.SHA512(), 32 + 12 + 32, info).derive(dek)
+    need(hmac.compare_digest(derived[44:], commitment), name, "the key commitment differs")
+    need(len(body) % 16400 >= 16, name, "no message is of this length")  # the last chunk is shorter than the others
+    aead, nonce = AESGCM(derived[:32]), int.from_bytes(derived[32:44])
+    chunks = [body[at : at + 16400] for at in range(0, len(body), 16400)]
+    try:
+        return b"".join(aead.decrypt((nonce ^ k).to_bytes(12), chunk, None) for k, chunk in enumerate(chunks))
+    except InvalidTag:
+        raise Refused(f"{name}: a chunk is not authentic") from None
+
+
+def frame_header(name: str, frame: bytes) -> tuple[int, int]:
+    """RFC 8878 section 3.1.1.1: window and content size of a frame that has no dictionary id."""
+    need(len(frame) > 5 and frame[:4] == b"\x28\xb5\x2f\xfd", name, "not a zstd frame")
+    size, single, reserved, dictionary = frame[4] >> 6, frame[4] >> 5 & 1, frame[4] >> 3 & 1, frame[4] & 3
+    width = (single, 2, 4, 8)[size]
+    need(width and not reserved and not dictionary, name, "a frame with a dictionary id or without a content size")
+    start = 5 if single else 6
+    content = int.from_bytes(frame[start : start + width], "little") + (256 if width == 2 else 0)
+    base = 1 << 10 + (frame[5] >> 3)
+    return content if single else base + base // 8 * (frame[5] & 7), content
+
+
+def decode(name: str, stream: bytes, length: int, frame_size: int) -> bytes:
+    """Section 9.1: frames, a seek table and nothing else; a size is believed only once it was compared."""
+    count = -(-length // frame_size)
+    at = len(stream) - (8 * count + 17)  # of the seek table
+    need(at > 0, name, "too short for its seek table")
+    start, end = struct.unpack_from("<II", stream, at), struct.unpack_from("<IBI", stream, len(stream) - 9)
+    need(start == (0x184D2A5E, 8 * count + 9) and end == (count, 0, 0x8F92EAB1), name, "wrong seek table")
+    entries = list(struct.iter_unpack("<II", stream[at + 8 : -9]))
+    need(sum(packed for packed, _ in entries) == at, name, "the seek table does not add up")
+    plain, at = [], 0
+    for i, (packed, unpacked) in enumerate(entries):
+        size = min(frame_size, length - frame_size * i)
+        need(unpacked == size and packed <= frame_size + 4096, name, f"wrong entry {i} in the seek table")
+        frame, at = stream[at : at + packed], at + packed
+        window, content = frame_header(name, frame)
+        need(content == size and window <= frame_size, name, f"wrong content size or window of frame {i}")
+        decoder = zstd.ZstdDecompressor()
+        try:
+            data = decoder.decompress(frame, size + 1)
+        except zstd.ZstdError as error:
+            raise Refused(f"{name}: frame {i}: {error}") from None
+        need(decoder.eof and not decoder.unused_data and len(data) == size, name, f"wrong end of frame {i}")
+        plain.append(data)
+    return b"".join(plain)
+
+
+def read_vault(store: Path, vault: str, allowed_signers: str, private_key_file: bytes) -> Opened:
+    """Verify and open a vault, or refuse the first object that fails."""
+    reading = Vault(store, vault, allowed_signers)
+    reading.read_header()
+    whole = reading.read_manifest()
+    suite, private_key, me = read_private_key("private key", private_key_file)
+    hpke_suite = hpke.Suite(*SUITES[suite][1:], hpke.AEAD.AES_256_GCM)
+
+    keks: dict[int, bytes] = {}
+    wrapped: dict[str, bytes] = {}
+    for attempt in reading.takeovers:
+        name = f"keybag/{attempt}.json"
+        if all(region.attempt != attempt for region in reading.regions):
+            # Nobody needs this keybag; it is foreign, should it not be the one that the takeover names.
+            if sha256(reading.find(name, MIB) or b"") != reading.takeovers[attempt]["keybag"]:
+                reading.known.discard(name)
+            continue
+        bag = reading.read_keybag(attempt)
+        need(me in bag, name, "the private key is not a recipient's")
+        info = lines("dumpvault-keybag@v1", suite, vault, attempt, reading.digest, me)
+        try:
+            vk = hpke_suite.decrypt(bag[me], private_key, info=info)
+        except (InvalidTag, ValueError) as error:
+            raise Refused(f"{name}: cannot be opened: {error!r}") from None
+        need(len(vk) == 32, name, "a vault key of the wrong length")
+        keks[attempt] = HKDF(hashes.SHA512(), 32, b"", lines("dumpvault-kek@v1", vault, attempt)).derive(vk)
+    for commit, regions in groupby(reading.regions, lambda region: region.commit):
+        wrapped |= reading.read_keys(commit, list(regions))
+
+    data = bytearray(reading.end)
+    for region in reading.regions:
+        name, kind, codec = region.name, region.record["kind"], region.record["codec"]
+        try:
+            dek = keywrap.aes_key_unwrap(keks[region.attempt], wrapped[name])
+        except keywrap.InvalidUnwrap:
+            raise Refused(f"{name}: its key does not unwrap") from None
+        context = ("dumpvault-region@v1", vault, region.attempt, region.record["index"], kind, region.record["offset"])
+        plain = decrypt(name, reading.read_message(region), dek, lines(*context, codec))
+        if codec == "zstd":
+            plain = decode(name, plain, region.length, reading.frame_size)
+        need(len(plain) == region.length, name, "does not open to the length of its region")
+        data[region.start : region.end] = plain
+
+    present = (path.relative_to(reading.root).as_posix() for path in reading.root.rglob("*") if not path.is_dir())
+    return Opened(bytes(data), whole, len(reading.regions), sorted(set(present) - reading.known))

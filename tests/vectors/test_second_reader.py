@@ -1,0 +1,224 @@
+"""The vectors open with a reader that shares no code with dumpvault, and no longer do once anything is changed."""
+
+import ast
+import importlib.util
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.cobblestone import Cobblestone256Encryptor
+
+SOURCE = Path(__file__).with_name("reader.py")
+spec = importlib.util.spec_from_file_location("second_reader", SOURCE)
+assert spec is not None and spec.loader is not None
+reader = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reader)
+
+CASES = sorted(path.parent for path in SOURCE.parent.glob("*/case.json"))
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+def about(case: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((case / "case.json").read_text())
+    return found
+
+
+def read(case: Path, private_key: bytes | None = None) -> Any:
+    key = (case / "recipient.key").read_bytes() if private_key is None else private_key
+    return reader.read_vault(case / "store", about(case)["vault"], (case / "allowed_signers").read_text(), key)
+
+
+def copied(case: Path, to: Path) -> tuple[Path, Path]:
+    """A copy to tamper with, and the folder of its objects."""
+    copy = Path(shutil.copytree(case, to / case.name))
+    return copy, copy / "store" / "vaults" / about(case)["vault"]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def refuses(name: str) -> Any:
+    return pytest.raises(reader.Refused, match=f"^{name}[:#]")
+
+
+def test_there_are_cases() -> None:
+    assert CASES
+
+
+def test_reader_is_independent() -> None:
+    nodes = list(ast.walk(ast.parse(SOURCE.read_text())))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert imported
+    assert "dumpvault" not in {name.split(".")[0] for name in imported}
+
+
+@each_case
+def test_opens(case: Path) -> None:
+    opened, stated = read(case), about(case)
+    assert opened.data == (case / "source").read_bytes()
+    assert len(opened.data) == stated["size"]
+    assert opened.finished is stated["finished"]
+    assert opened.regions == stated["regions"]
+    assert opened.foreign == []
+
+
+@each_case
+@pytest.mark.parametrize("at", [0, 24, 56, -33, -1], ids=["salt", "commitment", "chunk", "tag", "list"])
+def test_refuses_a_changed_region(case: Path, at: int, tmp_path: Path) -> None:
+    copy, objects = copied(case, tmp_path)
+    flip(objects / "regions/1/0.sealed", at)
+    with refuses("regions/1/0.sealed"):
+        read(copy)
+
+
+@each_case
+def test_refuses_a_shortened_region(case: Path, tmp_path: Path) -> None:
+    copy, objects = copied(case, tmp_path)
+    path = objects / "regions/1/0.sealed"
+    path.write_bytes(path.read_bytes()[:-1])
+    with refuses("regions/1/0.sealed"):
+        read(copy)
+
+
+@each_case
+@pytest.mark.parametrize("name", ["vault.dsse.json", "commits/0.dsse.json", "keybag/1.json"])
+def test_refuses_a_changed_object(case: Path, name: str, tmp_path: Path) -> None:
+    copy, objects = copied(case, tmp_path)
+    flip(objects / name, 300)  # within the payload, or what is sealed to the recipient
+    with refuses(name):
+        read(copy)
+
+
+@each_case
+def test_a_changed_tip(case: Path, tmp_path: Path) -> None:
+    """Under a manifest it is refused; without one it is foreign and ends the chain (section 13, step 2)."""
+    copy, objects = copied(case, tmp_path)
+    flip(objects / "commits/1.dsse.json", 300)
+    if about(case)["finished"]:
+        with refuses("commits/1.dsse.json"):
+            read(copy)
+    else:
+        opened = read(copy)
+        assert (opened.data, opened.regions) == (b"", 0)
+        assert {"commits/1.dsse.json", "keys/1/1.json", "regions/1/0.sealed"} <= set(opened.foreign)
+
+
+@each_case
+@pytest.mark.parametrize("name", ["vault.dsse.json", "keybag/1.json", "keys/1/1.json", "regions/1/0.sealed"])
+def test_refuses_a_missing_object(case: Path, name: str, tmp_path: Path) -> None:
+    copy, objects = copied(case, tmp_path)
+    (objects / name).unlink()
+    with refuses(name):
+        read(copy)
+
+
+@each_case
+def test_the_rest_of_a_vault(case: Path, tmp_path: Path) -> None:
+    """What one can do without a key: strip the manifest, add objects, change the sidecar, drop the roles."""
+    copy, objects = copied(case, tmp_path)
+    (objects / "regions/1/99.sealed").write_bytes(b"")
+    assert read(copy).foreign == ["regions/1/99.sealed"]
+
+    trust = copy / "allowed_signers"
+    lines = trust.read_text()
+    trust.write_text(lines.replace("collector", "collector@elsewhere"))
+    with refuses("vault.dsse.json"):
+        read(copy)
+    trust.write_text(lines.replace("dumpvault-commit@v1", "dumpvault-*"))
+    with refuses("commits/0.dsse.json"):
+        read(copy)
+    trust.write_text(lines)
+
+    if about(case)["finished"]:
+        flip(objects / "manifest.json.sig", 200)
+        with refuses("manifest.json.sig"):
+            read(copy)
+        (objects / "manifest.dsse.json").unlink()
+        opened = read(copy)
+        assert opened.data == (case / "source").read_bytes() and not opened.finished
+        assert opened.foreign == ["manifest.json", "manifest.json.sig", "regions/1/99.sealed"]
+
+
+@each_case
+def test_refuses_another_key(case: Path) -> None:
+    other = CASES[CASES.index(case) - 1]
+    with refuses("keybag/1.json"):
+        read(case, (other / "recipient.key").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":1,"a":1}', '{"a":-1}', '{"a":1.0}', '{"a":1e1}', '{"a":NaN}', '{"a":2147483648}', '{"a":"\\ud800"}', "{}",
+     '{"a":"1"}', '{"a":true}', '{"a":1,"b":1}', '{"a":1}x', '\ufeff{"a":1}', "[" * 17 + "]" * 17, "[" * 99999,
+     '"' * 99999],
+)  # fmt: skip
+def test_json_is_strict(text: str) -> None:
+    assert reader.load("object", b' {"a": 1}', {"a": int}) == {"a": 1}
+    with refuses("object"):
+        reader.load("object", b' {"a": 1}', {"a": int}, canonical=True)
+    with refuses("object"):
+        reader.load("object", text.encode(), {"a": int})
+
+
+@pytest.mark.parametrize("length", [0, 1, 16383, 16384, 16385, 40000])
+def test_chunks_agree_with_the_library(length: int) -> None:
+    """The lengths at which the last chunk is empty or nearly full are not among the vectors."""
+    plain, dek = bytes(length), b"k" * 32
+    encryptor = Cobblestone256Encryptor(dek, b"context")
+    message = encryptor.update(plain) + encryptor.finalize()
+    assert reader.decrypt("region", message, dek, b"context") == plain
+    last = 56 + length // 16384 * 16400  # where the last chunk begins
+    torn = message[:30] + bytes([message[30] ^ 1]) + message[31:]
+    for wrong in (message[:last], message[:-1], message + b"\0", torn):
+        with refuses("region"):
+            reader.decrypt("region", wrong, dek, b"context")
+    for other, context in ((b"K" * 32, b"context"), (dek, b"Context")):
+        with pytest.raises(reader.Refused, match="commitment"):
+            reader.decrypt("region", message, other, context)
+
+
+def raw_frame(data: bytes, start: bytes) -> bytes:
+    """A frame of one raw block, RFC 8878 section 3.1.1, behind the header bytes given."""
+    return b"\x28\xb5\x2f\xfd" + start + (len(data) << 3 | 1).to_bytes(3, "little") + data
+
+
+def seekable(frames: list[tuple[bytes, int]]) -> bytes:
+    table = b"".join(struct.pack("<II", len(frame), size) for frame, size in frames)
+    head, foot = struct.pack("<II", 0x184D2A5E, len(table) + 9), struct.pack("<IBI", len(frames), 0, 0x8F92EAB1)
+    return b"".join(frame for frame, _ in frames) + head + table + foot
+
+
+SINGLE = b"\x60" + (4096 - 256).to_bytes(2, "little")  # single segment, two bytes of content size
+FULL, LAST = (raw_frame(b"a" * 4096, SINGLE), 4096), (raw_frame(b"b" * 8, b"\x20\x08"), 8)
+WRONG: dict[str, Callable[[], bytes]] = {
+    "a byte behind": lambda: seekable([FULL, LAST]) + b"\0",
+    "a byte before the table": lambda: seekable([FULL, (LAST[0] + b"\0", 8)]),
+    "frames the other way round": lambda: seekable([LAST, FULL]),
+    "a frame too few": lambda: seekable([FULL]),
+    "a frame too many": lambda: seekable([FULL, LAST, LAST]),
+    "a checksum descriptor": lambda: seekable([FULL, LAST])[:-5] + b"\x80" + seekable([FULL, LAST])[-4:],
+    "no content size": lambda: seekable([FULL, (raw_frame(b"b" * 8, b"\0\0"), 8)]),
+    "another content size": lambda: seekable([FULL, (raw_frame(b"b" * 8, b"\x20\x07"), 8)]),
+    "a window of 8192": lambda: seekable([(raw_frame(b"a" * 4096, b"\x40\x18" + SINGLE[1:]), 4096), LAST]),
+    "a dictionary id": lambda: seekable([FULL, (raw_frame(b"b" * 8, b"\x21\0\x08"), 8)]),
+    "a skippable frame": lambda: seekable([FULL, (b"\x50\x2a\x4d\x18\0\0\0\0", 8)]),
+    "data shorter than declared": lambda: seekable([FULL, (raw_frame(b"b" * 7, b"\x20\x08"), 8)]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_frames_are_checked(wrong: str) -> None:
+    whole = b"a" * 4096 + b"b" * 8
+    assert reader.decode("region", seekable([FULL, LAST]), len(whole), 4096) == whole
+    window = (raw_frame(b"a" * 4096, b"\x40\x10" + SINGLE[1:]), 4096)  # a window of 4096 is small enough
+    assert reader.decode("region", seekable([window, LAST]), len(whole), 4096) == whole
+    with refuses("region"):
+        reader.decode("region", WRONG[wrong](), len(whole), 4096)
