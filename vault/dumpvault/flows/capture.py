@@ -1,55 +1,62 @@
-"""Seal a source into a new vault: source, regions, bodies, keys, commits, manifest, in the order of durability.
+"""Seal a source into a vault: a new one, or the unfinished one of the same dump.
 
-For each commit: keybag durable, bodies durable, wrapped keys durable, signed commit durable. The manifest comes last.
-A store's put returns only when its object is durable, so the order of the calls below is the order on the disk.
+What follows what, and why, is docs/spec/durability.md. A store's put returns only when its object is durable, so the
+order of the calls here and in ``sealing`` is the order on the disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from time import monotonic
 from types import FrameType
 
 from dumpvault import __version__
-from dumpvault.errors import Incomplete, Interrupted, NoKey, StoreFailed, VaultError
+from dumpvault.errors import Incomplete, Interrupted, NoKey, StoreFailed, Usage, VaultError
+from dumpvault.flows.listing import claims, same_dump
+from dumpvault.flows.sealing import Committer, Line, Stop
 from dumpvault.flows.site import Site
-from dumpvault.formats import jcs
-from dumpvault.formats import keybag as key_objects
+from dumpvault.formats import jcs, vmcoreinfo
 from dumpvault.formats.allowed_signers import namespace
-from dumpvault.formats.commit import MAX_REGIONS, Ended
+from dumpvault.formats.commit import Adopt, Ended, Outcome, Release
 from dumpvault.formats.header import ElfFacts, Header, Listed, PolicyText
 from dumpvault.formats.header import Source as SourceFacts
-from dumpvault.formats.keybag import Keybag
+from dumpvault.formats.keybag import Keybag, derive_kek
 from dumpvault.formats.manifest import Manifest
 from dumpvault.formats.policy import Policy, parse_compress
 from dumpvault.formats.private_key import LockedKey
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sshkey import SigningKey
-from dumpvault.model import FRAME_SIZE, Kind, Region, RegionRecord, Store, body_path, vault_prefix
-from dumpvault.stages.chain import Chain
-from dumpvault.stages.plan import plan_regions, special_spans
-from dumpvault.stages.seal import SealedRegion, Sealer
+from dumpvault.model import FRAME_SIZE, Kind, Region, Store
+from dumpvault.ranges import Ranges
+from dumpvault.stages.chain import Chain, Verified
+from dumpvault.stages.journal import Journal
+from dumpvault.stages.plan import kernel_first, plan_regions, special_spans
+from dumpvault.stages.release import Releaser, choose_releaser
 from dumpvault.stages.source import Source, open_source
+from dumpvault.stages.store.contract import StoreFull
 
 __all__ = ["CaptureRequest", "CaptureResult", "capture"]
 
-_MAX_HOLES = 16384
 _TOOL = f"dumpvault {__version__}"
+#: Kept free for the keys, the commit and the end of an attempt that runs out of room, in bytes.
+_RESERVE = 4 << 20
 Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """What to capture, for whom. ``region_size`` in bytes overrides the policy's; ``jobs`` are sealing threads."""
+    """What to capture, for whom.
+
+    ``region_size`` in bytes overrides the policy's, ``release`` its release mode; ``jobs`` are sealing threads,
+    ``deadline`` is in seconds. ``vmcore`` and ``sysfs`` are this boot's own dump and where its kernel is asked.
+    """
 
     source: str
     recipients: tuple[str, ...]
@@ -60,14 +67,22 @@ class CaptureRequest:
     region_size: int | None = None
     jobs: int | None = None
     host: str | None = None
+    release: str | None = None
+    resume: str | None = None
+    deadline: float | None = None
+    vmcore: str = "/proc/vmcore"
+    sysfs: str = "/sys"
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureResult:
+    """``refused`` says what of the release interface could not be accounted for; then the exit code is 14."""
+
     vault: str
     store: str
     manifest: Manifest
     warnings: tuple[str, ...]
+    refused: tuple[str, ...]
 
 
 def capture(site: Site, request: CaptureRequest, progress: Progress, announce: Callable[[str], None]) -> CaptureResult:
@@ -76,219 +91,243 @@ def capture(site: Site, request: CaptureRequest, progress: Progress, announce: C
     Returns once the manifest is durable; raises ``VaultError`` otherwise, saying what is safe. A truncated source is
     sealed and certified as such: the result's manifest says so.
     """
+    stop = Stop(request.deadline)
+    source = open_source(request.source)
+    try:
+        attempt = _prepare(site, request, source)
+        try:
+            with _stop_on_signals(stop):
+                return attempt.carry_out(request, stop, progress, announce)
+        finally:
+            attempt.store.unreserve()
+            if attempt.journal:
+                attempt.journal.close()
+    finally:
+        source.close()
+
+
+def _prepare(site: Site, request: CaptureRequest, source: Source) -> _Attempt:
+    """Everything that can be refused before anything is written."""
     host = request.host or os.uname().nodename
     key = _signer(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
     recipients = _recipients(site, request.recipients or site.recipients)
     policy.check_recipients(recipients)
-    compress, level = parse_compress(request.compress or policy.compress, "--compress")
-    source = open_source(request.source)
-    try:
-        store = site.store(request.store, create=True)
-        vault = secrets.token_hex(16)
-        header = Header(
-            vault=vault,
+    compress = parse_compress(request.compress or policy.compress, "--compress")
+    own = _is_own(request.source, request.vmcore)
+    store = site.store(request.store, create=True)
+    notes: list[str] = [source.warning] if source.warning else []
+    heads = Ranges((span.offset, span.end) for span, _ in special_spans(source.core, source.size))
+    releaser = choose_releaser(
+        request.release or policy.release,
+        request.sysfs,
+        source.core.memory if source.core else (),
+        heads,
+        own_vmcore=own,
+        pipe=source.size is None,
+        hold=policy.hold_undescribed,
+    )
+    if store.volatile:
+        if own or releaser.method != "none":
+            raise StoreFailed(
+                f"{store.url}: {store.volatile}", "The dump would be gone with the next boot. Name a store on a disk."
+            )
+        notes.append(f"{store.url}: {store.volatile}; this vault will not survive a reboot")
+    facts = _describe(source, own)
+    journal = None
+    if facts.identity or releaser.method != "none":
+        journal = Journal(site.run, facts.identity or "pipe", _boot_id())
+    return _Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One run of the collector on a vault."""
+
+    site: Site
+    store: Store
+    source: Source
+    key: SigningKey
+    policy: Policy
+    recipients: list[Recipient]
+    compress: tuple[str, int]
+    host: str
+    facts: SourceFacts
+    releaser: Releaser
+    journal: Journal | None
+    notes: list[str] = field(default_factory=list)
+    header: Header = field(init=False)
+    chain: Chain = field(init=False)
+
+    def carry_out(
+        self, request: CaptureRequest, stop: Stop, progress: Progress, announce: Callable[[str], None]
+    ) -> CaptureResult:
+        """Steps 1 to 6 of docs/spec/durability.md, then the manifest."""
+        boot_id = _boot_id()
+        durable, outcomes, adopted = self._begin(request, boot_id)
+        announce(self.header.vault)
+        vk = os.urandom(32)
+        vault, digest = self.header.vault, self.chain.header_digest
+        self.chain.take_over(lambda n: Keybag.seal(vk, self.recipients, vault, n, digest), boot_id, _TOOL, _now())
+        if adopted is not None:
+            self.chain.append(Adopt(adopted), _now())
+        kek = derive_kek(vk, vault, self.chain.attempt)
+        line = Line(
+            self.source, self.store, vault, self.chain.attempt, self.header.frame_size, kek, self.compress,
+            self.policy.read_back, stop,
+        )  # fmt: skip
+        committer = Committer(line, self.chain, self.policy, self.releaser, self.journal, _now)
+        committer.durable, committer.outcomes = durable, outcomes
+        self.store.reserve(_RESERVE)
+        jobs = request.jobs or os.cpu_count() or 1
+        try:
+            committer.run(self._plan(durable), jobs if self.source.seekable else 1, progress)
+        except StoreFull as error:
+            committer.failure = error  # a commit found no room; what was kept free serves to sign off
+        self._settle(committer, stop)
+        return self._finish(committer)
+
+    def _begin(self, request: CaptureRequest, boot_id: str | None) -> tuple[Ranges, list[Outcome], int | None]:
+        """A new vault's header, or the unfinished vault; what of the source it holds, and its adopted tip."""
+        found = None
+        if self._anything_to_resume(request):
+            from dumpvault.flows.resuming import adopt, find_unfinished
+
+            assert self.journal
+
+            trust = self.site.trust.allowed_signers()
+            found = find_unfinished(
+                self.store,
+                trust,
+                self.facts,
+                self.host,
+                self.key.signer.keyid,
+                boot_id,
+                self.journal.noted,
+                request.resume,
+            )
+        if found is None:
+            self.header = self._new_header(request, boot_id)
+            self.chain = Chain.begin(self.store, self.header, self.key)
+            return Ranges(), [], None
+        adopt(self.store, trust, found)
+        examiner = found.report.examiner
+        self.header = examiner.header
+        self.recipients = self._same_recipients(self.header)
+        self.chain = Chain.resume(
+            self.store,
+            self.key,
+            examiner.vault,
+            examiner.header_digest,
+            Verified(len(examiner.commits), examiner.tip, examiner.totals, [t for _, t in examiner.attempts.values()]),
+        )
+        self.releaser.already(found.authorised)
+        self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
+        return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
+
+    def _anything_to_resume(self, request: CaptureRequest) -> bool:
+        """Asked first and cheaply: what resuming needs is not imported in most crash kernels."""
+        if request.resume and not self.facts.identity:
+            raise Usage(f"{self.source.name} cannot be resumed", "Only ELF files and /proc/vmcore can be read again.")
+        if not self.journal or not self.facts.identity:
+            return False
+        keyid = self.key.signer.keyid
+        return bool(
+            request.resume
+            or self.journal.noted.vault
+            or any(same_dump(claim, self.facts, self.host, keyid) for claim in claims(self.store))
+        )
+
+    def _new_header(self, request: CaptureRequest, boot_id: str | None) -> Header:
+        return Header(
+            vault=secrets.token_hex(16),
             created=_now(),
             tool=_TOOL,
-            host=host,
-            boot_id=_boot_id(),
-            source=_describe(source),
-            region_size=request.region_size or policy.region_size,
+            host=self.host,
+            boot_id=boot_id,
+            source=self.facts,
+            region_size=request.region_size or self.policy.region_size,
             frame_size=FRAME_SIZE,
-            policy=PolicyText(policy.name, policy.text),
-            signers=(key.signer,),
-            recipients=tuple(Listed(r.name, r.suite.name, r.digest) for r in recipients),
+            policy=PolicyText(self.policy.name, self.policy.text),
+            signers=(self.key.signer,),
+            recipients=tuple(Listed(r.name, r.suite.name, r.digest) for r in self.recipients),
         )
-        chain = Chain(store, header, key)
-        announce(vault)
-        vk = os.urandom(32)
-        chain.take_over(Keybag.seal(vk, recipients, vault, 1, chain.header_digest), header.boot_id, _TOOL, _now())
-        kek = key_objects.derive_kek(vk, vault, 1)
-        with _stop_on_signals() as stop:
-            line = _Line(source, store, header, chain.attempt, kek, (compress, level), stop)
-            jobs = request.jobs or os.cpu_count() or 1
-            _run(line, chain, policy, jobs if source.seekable else 1, progress, stop)
-        end, truncated = source.conclude(chain.totals.size)
-        # A region that a shrinking file cut short may have another behind it; the hole is no dump's end.
-        truncated = truncated or line.short_before < chain.totals.size
-        manifest = chain.finish(end, truncated, _now())
-        return CaptureResult(vault, store.url, manifest, (source.warning,) if source.warning else ())
-    finally:
-        source.close()
 
-
-class _Line:
-    """The sealing line: workers draw regions, seal them into the store and report each once it is durable."""
-
-    def __init__(
-        self,
-        source: Source,
-        store: Store,
-        header: Header,
-        attempt: int,
-        kek: bytes,
-        compress: tuple[str, int],
-        stop: _Stop,
-    ) -> None:
-        kind: Kind = "memory" if source.kind == "elf" else "opaque"
-        self.done: queue.SimpleQueue[tuple[RegionRecord, bytes] | BaseException | None] = queue.SimpleQueue()
-        self.short_before = 1 << 64
-        self._plan = plan_regions(source.core, source.size, header.region_size, kind)
-        self._source = source
-        self._store = store
-        self._header = header
-        self._attempt = attempt
-        self._kek = kek
-        self._compress = compress
-        self._stop = stop
-        self._lock = threading.Lock()
-        self._ended = False
-
-    def work(self) -> None:
-        """One worker's life. Ends by reporting None, after an exception if there was one."""
-        try:
-            sealer = Sealer(self._header.vault, self._attempt, self._header.frame_size, *self._compress)
-            while (region := self._draw()) is not None:
-                result = self._seal(sealer, region)
-                if result is None or result.length < region.length:
-                    with self._lock:
-                        self._ended = True
-                        self.short_before = min(self.short_before, region.offset + (result.length if result else 0))
-                if result is not None:
-                    self.done.put(self._record(result))
-        except BaseException as error:  # noqa: BLE001 - handed to the committing thread, which raises it
-            self._stop.ask()
-            self.done.put(error)
-        finally:
-            self.done.put(None)
-
-    def _draw(self) -> Region | None:
-        with self._lock:
-            if self._ended or self._stop.asked():
-                return None
-            return next(self._plan, None)
-
-    def _seal(self, sealer: Sealer, region: Region) -> SealedRegion | None:
-        name = f"{vault_prefix(self._header.vault)}/{body_path(self._attempt, region.index)}"
-        upload = self._store.create(name)
-        try:
-            result = sealer.seal(
-                region, lambda offset, view: self._source.read(offset, view, self._stop.asked), upload, self._stop.asked
+    def _same_recipients(self, header: Header) -> list[Recipient]:
+        """The recipients that the header names; the new attempt's key is for them and nobody else."""
+        known = {r.digest: r for r in [*self.recipients, *self.site.trust.recipients()]}
+        missing = [r.name for r in header.recipients if r.digest not in known]
+        if missing:
+            raise NoKey(
+                f"vault {header.vault} is for {', '.join(missing)}, whose public key is not at hand",
+                "Import it, or begin a new vault elsewhere with --store.",
             )
-            if result is not None:
-                upload.finish()
-        finally:
-            upload.abort()
-        return result
+        return [known[r.digest] for r in header.recipients]
 
-    def _record(self, done: SealedRegion) -> tuple[RegionRecord, bytes]:
-        wrapped = key_objects.wrap(self._kek, done.dek)
-        record = RegionRecord(
-            index=done.region.index,
-            offset=done.region.offset,
-            length=done.length,
-            kind=done.region.kind,
-            codec=done.codec,
-            message=done.message,
-            blocks=done.blocks,
-            key=hashlib.sha256(wrapped).hexdigest(),
-            unreadable=done.unreadable,
-        )
-        return record, wrapped
+    def _plan(self, durable: Ranges) -> Iterator[Region]:
+        core, kind = self.source.core, "memory" if self.source.kind == "elf" else "opaque"
+        first = Ranges()
+        if core and self.source.seekable:
+            first = kernel_first(core, vmcoreinfo.find(self.source.notes(), core.endian))
+        region_kind: Kind = "memory" if kind == "memory" else "opaque"
+        return plan_regions(core, self.source.size, self.header.region_size, region_kind, durable=durable, first=first)
 
+    def _settle(self, committer: Committer, stop: Stop) -> None:
+        """After the workers: commit the rest; if anything went wrong, end the attempt in order and raise."""
+        failure, chain = committer.failure, self.chain
+        useful = f"Run the same command again to go on with it; 'dumpvault open {chain.vault} --partial' opens what is there."
+        if isinstance(failure, StoreFailed) and not isinstance(failure, StoreFull):
+            # A failed writer stays failed: not one more byte goes to this store, and no more memory goes back.
+            raise type(failure)(
+                failure.message,
+                f"{failure.hint} Vault {chain.vault} is durable up to commit {chain.next - 1}. {useful}",
+            )
+        asked = stop.reason
+        if failure is None and not asked:
+            committer.commit()
+            if committer.outcomes:
+                committer.commit(release=False)
+            return
+        self.store.unreserve()
+        committer.commit(release=False)
+        why = str(failure) if failure and not isinstance(failure, Interrupted) else f"stopped by {asked}"
+        chain.append(Ended(why[:500]), _now())
+        safe = f"Vault {chain.vault} holds what was sealed until then, and nothing was released after that. {useful}"
+        if isinstance(failure, StoreFull):
+            raise Incomplete(failure.message, f"{failure.hint} {safe}")
+        if failure is None or isinstance(failure, Interrupted):
+            kind = Interrupted if asked == "SIGINT" else Incomplete
+            raise kind(f"stopped by {asked} before the source was read to its end", safe)
+        if isinstance(failure, VaultError):
+            raise type(failure)(failure.message, f"{failure.hint} {safe}")
+        raise failure
 
-def _run(line: _Line, chain: Chain, policy: Policy, jobs: int, progress: Progress, stop: _Stop) -> None:
-    """Start the workers and commit what they report, in bounded commits, until all have ended."""
-    # Daemons: a thread stuck in a dead device's read must not keep the process from ending.
-    workers = [threading.Thread(target=line.work, name=f"seal-{i}", daemon=True) for i in range(jobs)]
-    for worker in workers:
-        worker.start()
-    pending: list[tuple[RegionRecord, bytes]] = []
-    held = holes = total = 0
-    due = monotonic() + policy.commit_seconds
-    failure: BaseException | None = None
-    running = len(workers)
-    try:
-        while running:
-            with suppress(queue.Empty):
-                item = line.done.get(timeout=max(0.0, min(0.5, due - monotonic())))
-                if item is None:
-                    running -= 1
-                elif isinstance(item, BaseException):
-                    failure = _worse(failure, item)
-                else:
-                    pending.append(item)
-                    held += item[0].length
-                    holes += len(item[0].unreadable)
-                    total += item[0].length
-                    progress(total, line._source.size)
-            full = held >= policy.commit_bytes or len(pending) == MAX_REGIONS or holes >= _MAX_HOLES
-            if monotonic() >= due or full:
-                if pending and not isinstance(failure, StoreFailed):
-                    chain.commit_regions(pending, _now())
-                    pending, held, holes = [], 0, 0
-                due = monotonic() + policy.commit_seconds
-        _settle(chain, pending, failure, stop)
-    finally:
-        stop.ask()
-        for worker in workers:
-            worker.join(timeout=5)
-
-
-def _settle(
-    chain: Chain, pending: list[tuple[RegionRecord, bytes]], failure: BaseException | None, stop: _Stop
-) -> None:
-    """After the workers: commit the rest; if anything went wrong, end the attempt in order and raise."""
-    safe = f"vault {chain.vault} holds what was sealed until then"
-    useful = "'dumpvault verify' checks it, 'dumpvault open --partial' opens it."
-    if isinstance(failure, StoreFailed):
-        # A failed writer stays failed: not one more byte goes to this store.
-        raise type(failure)(
-            failure.message, f"{failure.hint} {safe.capitalize()}, up to commit {chain.next - 1}; {useful}"
-        )
-    if pending:
-        chain.commit_regions(pending, _now())
-    if failure is None and not stop.asked():
-        return
-    if failure is None or isinstance(failure, Interrupted):
-        chain.append(Ended(stop.reason), _now())
-        raise (Interrupted if stop.reason == "SIGINT" else Incomplete)(
-            f"stopped by {stop.reason} before the source was read to its end", f"{safe.capitalize()}; {useful}"
-        )
-    chain.append(Ended(str(failure)[:500]), _now())
-    if isinstance(failure, VaultError):
-        raise type(failure)(failure.message, f"{failure.hint} {safe.capitalize()}; {useful}")
-    raise failure
-
-
-def _worse(one: BaseException | None, other: BaseException) -> BaseException:
-    """Of two workers' errors the one to report: a store's first, an interruption last."""
-    if one is None or (isinstance(one, Interrupted) and not isinstance(other, Interrupted)):
-        return other
-    return other if isinstance(other, StoreFailed) and not isinstance(one, StoreFailed) else one
-
-
-class _Stop:
-    """Whether the capture was asked to stop, and by what."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.reason = ""
-
-    def ask(self, reason: str = "") -> None:
-        self.reason = self.reason or reason
-        self._event.set()
-
-    def asked(self) -> bool:
-        return self._event.is_set()
+    def _finish(self, committer: Committer) -> CaptureResult:
+        chain = self.chain
+        end, truncated = self.source.conclude(chain.totals.size)
+        # A region that a shrinking file cut short may have another behind it; the hole is no dump's end.
+        truncated = truncated or committer.short_at < chain.totals.size
+        manifest = chain.finish(end, truncated, _now())
+        refused = list(self.releaser.refused)
+        if self.releaser.at_end and not truncated:
+            assert self.journal is not None
+            self.journal.tip(chain.vault, chain.next - 1, chain.tip)
+            self.journal.state(chain.next, 0, "begun")
+            result = self.releaser.perform(Release(self.releaser.method, 0, 0))
+            self.journal.state(chain.next, 0, result)
+            chain.released(self.releaser.method, result, _now())
+            if result != "released":
+                refused.append("the kernel did not accept the release")
+        elif any(result == "failed" for result in committer.results):
+            refused.append("the kernel did not accept every release; 'dumpvault info' shows which")
+        return CaptureResult(chain.vault, self.store.url, manifest, tuple(self.notes), tuple(refused))
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
+def _stop_on_signals(stop: Stop) -> Iterator[None]:
     """SIGINT and SIGTERM ask for an orderly end; the second one is the system's own."""
-    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -297,10 +336,18 @@ def _stop_on_signals() -> Iterator[_Stop]:
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_own(source: str, vmcore: str) -> bool:
+    """Whether ``source`` is this boot's own dump."""
+    try:
+        return source != "-" and os.path.samefile(source, vmcore)
+    except OSError:
+        return False
 
 
 def _signer(site: Site, name: str | None, host: str) -> SigningKey:
@@ -332,13 +379,13 @@ def _recipients(site: Site, names: tuple[str, ...]) -> list[Recipient]:
     return [site.trust.recipient(name) for name in names]
 
 
-def _describe(source: Source) -> SourceFacts:
+def _describe(source: Source, own: bool) -> SourceFacts:
     core = source.core
     return SourceFacts(
         kind=source.kind,
         name=source.name,
         size=source.size,
-        mtime=source.mtime,
+        mtime=None if own else source.mtime,  # that of /proc/vmcore says nothing
         identity=_identity(source),
         elf=ElfFacts(core.bits, core.endian, core.machine) if core else None,
         memory=tuple(core.memory) if core else (),

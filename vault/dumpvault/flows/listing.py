@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from dumpvault.errors import VaultError
 from dumpvault.flows.site import vault_ids
 from dumpvault.formats import dsse
-from dumpvault.formats.header import Header
+from dumpvault.formats.header import Header, Source
 from dumpvault.model import Store, vault_prefix
 
-__all__ = ["Claim", "claims", "newest"]
+__all__ = ["Claim", "claims", "newest", "same_dump"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,19 @@ def newest(store: Store) -> str | None:
     """The vault whose header claims the latest time."""
     readable = [claim.vault for claim in claims(store) if claim.header]
     return readable[-1] if readable else None
+
+
+def same_dump(claim: Claim, facts: Source, host: str, keyid: str) -> bool:
+    """Whether a vault's header claims to hold the dump that ``facts`` describe, of this host, by this signer."""
+    header = claim.header
+    return (
+        header is not None
+        and facts.identity is not None
+        and header.source.identity == facts.identity
+        and (header.source.kind, header.source.size, header.source.mtime) == (facts.kind, facts.size, facts.mtime)
+        and header.host == host
+        and keyid in header.keyids
+    )
 
 
 def _claim(store: Store, vault: str) -> Claim:

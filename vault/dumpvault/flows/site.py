@@ -37,6 +37,8 @@ class Site:
 
     home: str
     data: str
+    #: Where journals of releases are: gone with the next boot, as the released memory is.
+    run: str
     store_url: str
     policy_name: str
     signer: str | None
@@ -45,7 +47,7 @@ class Site:
     @classmethod
     def load(cls, environ: Mapping[str, str]) -> Site:
         """Find the home and read its configuration. Raises ``BadInput`` for a bad one."""
-        home, data, files = _places(environ)
+        home, data, run, files = _places(environ)
         settings: dict[str, object] = {}
         for path in files:
             if os.path.exists(path):
@@ -56,6 +58,7 @@ class Site:
         return cls(
             home=home,
             data=data,
+            run=environ.get("DUMPVAULT_RUN") or run,
             store_url=str(store),
             policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
             signer=str(signer) if signer else None,
@@ -85,18 +88,19 @@ class Site:
         raise BadInput(f"no policy {name!r}", f"Known: {', '.join(known)}. A path to a .toml file works too.")
 
 
-def _places(environ: Mapping[str, str]) -> tuple[str, str, list[str]]:
-    """(home, data, configuration files in the order they are read)."""
+def _places(environ: Mapping[str, str]) -> tuple[str, str, str, list[str]]:
+    """(home, data, run, configuration files in the order they are read)."""
     home = environ.get("DUMPVAULT_HOME")
     if home:
         home = os.path.abspath(home)
-        return home, home, [os.path.join(home, "config.toml")]
+        return home, home, os.path.join(home, "run"), [os.path.join(home, "config.toml")]
     if os.geteuid() == 0:
-        return "/etc/dumpvault", "/var/lib/dumpvault", ["/etc/dumpvault/config.toml"]
+        return "/etc/dumpvault", "/var/lib/dumpvault", "/run/dumpvault", ["/etc/dumpvault/config.toml"]
     user = os.path.expanduser("~")
     config = os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(user, ".config"), "dumpvault")
     data = os.path.join(environ.get("XDG_DATA_HOME") or os.path.join(user, ".local", "share"), "dumpvault")
-    return config, data, ["/etc/dumpvault/config.toml", os.path.join(config, "config.toml")]
+    run = os.path.join(environ.get("XDG_RUNTIME_DIR") or data, "dumpvault-run")
+    return config, data, run, ["/etc/dumpvault/config.toml", os.path.join(config, "config.toml")]
 
 
 def _read_config(path: str) -> dict[str, object]:

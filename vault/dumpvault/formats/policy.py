@@ -31,6 +31,10 @@ class Policy:
     compress: str
     commit_bytes: int
     commit_seconds: float
+    release: str
+    hold_undescribed: bool
+    release_unreadable: bool
+    read_back: str
 
     @classmethod
     def parse(cls, name: str, text: str) -> Policy:
@@ -42,6 +46,7 @@ class Policy:
         rules.integer("format", 1, 1)
         rules.text("description")
         recipients, regions, commits = rules.table("recipients"), rules.table("regions"), rules.table("commits")
+        release = rules.table("release")
         policy = cls(
             name=name,
             text=text,
@@ -52,8 +57,12 @@ class Policy:
             compress=regions.text("compress"),
             commit_bytes=commits.integer("mib", 1, 65536) * _MIB,
             commit_seconds=commits.integer("seconds", 1, 3600),
+            read_back=commits.choice("read_back", ("all", "sample", "none")),
+            release=release.choice("mode", ("auto", "none", "phyp", "fadump")),
+            hold_undescribed=release.choice("undescribed", ("release", "hold")) == "hold",
+            release_unreadable=release.choice("unreadable", ("release", "hold")) == "release",
         )
-        for table in (recipients, regions, commits, rules):
+        for table in (recipients, regions, commits, release, rules):
             table.done()
         parse_compress(policy.compress, f"policy {name}: regions.compress")
         return policy
@@ -113,6 +122,14 @@ class _Rules:
         value = int(self._take(key, int))
         if not least <= value <= most:
             raise BadInput(f"policy {self._where}: {key!r} is {value}; allowed: {least} to {most}", "Correct the rule.")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self.text(key)
+        if value not in allowed:
+            raise BadInput(
+                f"policy {self._where}: {key!r} is {value!r}; allowed: {', '.join(allowed)}", "Correct the rule."
+            )
         return value
 
     def names(self, key: str, known: dict[str, Any]) -> tuple[str, ...]:

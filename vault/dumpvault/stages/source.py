@@ -65,6 +65,13 @@ class Source:
         view = view[: max(0, self.size - offset)]
         return self._read_file(offset, view, holes), holes
 
+    def notes(self) -> bytes:
+        """The bytes of the first PT_NOTEs, up to 1 MiB in all; empty for a source that is no ELF core."""
+        found = b""
+        for part in self.core.notes if self.core else ():
+            found += self._look(part.offset, min(part.length, _PEEK - len(found)))
+        return found
+
     def conclude(self, total: int) -> tuple[End, bool]:
         """After reading: how the end was known, and whether the source is cut short of what its headers say.
 
