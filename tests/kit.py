@@ -63,3 +63,29 @@ def limited(program: str, *, cpu: int = 20, memory: int = 400 << 20) -> subproce
 
     path = f"import sys; sys.path[:0] = {sys.path!r}\n"
     return subprocess.run([sys.executable, "-c", path + program], preexec_fn=limit, capture_output=True, check=False)
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every field of every object in ``value``, array entries included."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*at, key)
+        yield from paths(inner, (*at, key))
+
+
+def parent_of(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path[:-1]:
+        value = value[key]
+    return value
+
+
+def get(value: Any, path: tuple[Any, ...]) -> Any:
+    return parent_of(value, path)[path[-1]]
+
+
+def wrong_values(value: Any, *, nullable: bool = False) -> Iterator[Any]:
+    """Values of every other JSON type than that of ``value``; for a nullable field neither null nor a string."""
+    for candidate in (None, True, 7, "~", [], {}, [7], {"a": 7}):
+        same = type(candidate) is type(value)
+        if not same and not (nullable and (candidate is None or isinstance(candidate, str))):
+            yield candidate
