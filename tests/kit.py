@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -89,3 +90,23 @@ def wrong_values(value: Any, *, nullable: bool = False) -> Iterator[Any]:
         same = type(candidate) is type(value)
         if not same and not (nullable and (candidate is None or isinstance(candidate, str))):
             yield candidate
+
+
+def injected(inject: str, folder: Path, program: str, *, trace: str = "") -> bytes:
+    """Run Python with strace making system calls fail as ``inject`` says (or none if it is empty); its standard output.
+
+    The trace of the injected call and of those that ``trace`` names is left in ``folder``/trace.
+    """
+    strace = shutil.which("strace")
+    if not strace:
+        pytest.skip("NOT TESTED: no strace here")
+    names = ",".join(filter(None, (trace, inject.partition(":")[0])))
+    options = ["-f", "-y", "-s", "300", "-o", str(folder / "trace"), "-e", f"trace={names}"]
+    if inject:
+        options += ["-e", f"inject={inject}"]
+    path = f"import sys; sys.path[:0] = {sys.path!r}\n"
+    done = subprocess.run([strace, *options, sys.executable, "-c", path + program], capture_output=True, check=False)
+    if b"PTRACE" in done.stderr:
+        pytest.skip("NOT TESTED: strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
