@@ -55,7 +55,9 @@ def wycheproof(shared: Path, name: str) -> Iterator[tuple[dict[str, Any], dict[s
             yield group, test
 
 
-def limited(program: str, *, cpu: int = 20, memory: int = 400 << 20) -> subprocess.CompletedProcess[bytes]:
+def limited(
+    program: str, *, cpu: int = 20, memory: int = 400 << 20, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
     """Run Python under hard limits of CPU seconds and address space, as a hostile object may not pass them."""
 
     def limit() -> None:
@@ -63,7 +65,9 @@ def limited(program: str, *, cpu: int = 20, memory: int = 400 << 20) -> subproce
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
     path = f"import sys; sys.path[:0] = {sys.path!r}\n"
-    return subprocess.run([sys.executable, "-c", path + program], preexec_fn=limit, capture_output=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", path + program], input=stdin, preexec_fn=limit, capture_output=True, check=False
+    )
 
 
 def paths(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -101,7 +105,7 @@ def injected(inject: str, folder: Path, program: str, *, trace: str = "") -> byt
     if not strace:
         pytest.skip("NOT TESTED: no strace here")
     names = ",".join(filter(None, (trace, inject.partition(":")[0])))
-    options = ["-f", "-y", "-s", "300", "-o", str(folder / "trace"), "-e", f"trace={names}"]
+    options = ["-f", "--seccomp-bpf", "-y", "-s", "300", "-o", str(folder / "trace"), "-e", f"trace={names}"]
     if inject:
         options += ["-e", f"inject={inject}"]
     path = f"import sys; sys.path[:0] = {sys.path!r}\n"
