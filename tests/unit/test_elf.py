@@ -104,6 +104,15 @@ def test_more_than_1024_memory_ranges_are_given_up(count: int, kept: int) -> Non
     assert core.end == max(4096 * count, 64 + 56 * count)
 
 
+def test_memory_that_was_given_up_stays_given_up() -> None:
+    """A range that continues the last one kept, after one too many, does not bring a list back that lacks some."""
+    segments = [(PT_LOAD, 8192 * i, 8192 * i, 4096) for i in range(1025)]
+    segments.append((PT_LOAD, 8192 * 1023 + 4096, 8192 * 1023 + 4096, 4096))
+    core = parse(reader(write_headers(segments)))
+    assert core is not None
+    assert core.memory == []
+
+
 def test_empty_segments_and_other_types_hold_nothing() -> None:
     """Segments without file bytes are no notes and no memory; other types move the end only."""
     core = parse(reader(write_headers([(PT_NOTE, 0x1000, 0, 0), (PT_LOAD, 0x2000, 0, 0), (7, 0x3000, 0, 0x100)])))

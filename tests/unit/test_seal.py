@@ -229,6 +229,15 @@ def test_uploads_get_whole_megabytes() -> None:
     assert STEP <= upload.longest <= STEP + 32 * block_count(len(upload.data))
 
 
+def test_an_end_that_crosses_a_megabyte_is_two_pieces() -> None:
+    """Where the final chunk takes the message just past a step, the step goes out alone, then the rest with the list."""
+    upload = Kept()
+    length = next(n for n in range(STEP) if sealed.message_bytes(n) == STEP + 100)
+    data = random.Random(1).randbytes(length)
+    sealer("none").seal(Region(3, OFFSET, length, "memory"), source(data), upload, lambda: False)
+    assert upload.longest == STEP
+
+
 @pytest.mark.parametrize(
     ("mode", "compress", "output", "share", "expected"),
     [
