@@ -1,4 +1,4 @@
-"""Fixtures for all tests, and one line per counted proof at the end of the run."""
+"""Fixtures for all tests, hypothesis settings that do not measure time, and the counted proofs at the end of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "dumpvault", deadline=None, max_examples=60, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("dumpvault")
 
 _PROOFS = pytest.StashKey[list[str]]()
 

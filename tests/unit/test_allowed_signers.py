@@ -1,0 +1,156 @@
+"""The trust file: read as OpenSSH reads it, roles taken literally (spec, section 5.2; ssh-keygen(1))."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dumpvault.errors import BadInput
+from dumpvault.formats.allowed_signers import ROLES, AllowedSigners, line_for, namespace
+from dumpvault.formats.sshkey import sshsig
+from kit import KEY, OTHER
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+COMMIT = namespace("commit")
+LINE = KEY.signer.line
+
+
+def roles(text: str) -> frozenset[str]:
+    """All roles that ``text`` gives to KEY now, for any host."""
+    found = AllowedSigners(text).by_keyid(KEY.signer.keyid)
+    return frozenset(role for key in found for role in key.namespaces if key.has_role(role, None, NOW))
+
+
+def test_a_written_line_gives_its_role() -> None:
+    """Every role of the command line is written as a line that is read back with exactly its namespaces."""
+    for role, namespaces in ROLES.items():
+        assert roles(line_for("alice", KEY.signer, role)) == frozenset(namespaces)
+
+
+def test_collector_and_officer_share_no_namespace() -> None:
+    """The roles of section 5.1's table: who captures cannot grant or shred, and no namespace has two roles."""
+    assert ROLES["collector"] == tuple(f"dumpvault-{t}@v1" for t in ("header", "commit", "manifest", "release"))
+    assert ROLES["officer"] == tuple(f"dumpvault-{t}@v1" for t in ("rewrap", "grant", "shred"))
+    every = [n for namespaces in ROLES.values() for n in namespaces]
+    assert len(every) == len(set(every))
+
+
+def test_comments_blank_lines_and_other_keys_give_nothing() -> None:
+    """Comments and blank lines are skipped, and keys of other types are left to OpenSSH."""
+    text = f"# {COMMIT}\n\n   \n  # x\nbob ssh-rsa AAAA\nbob ecdsa-sha2-nistp256 AAAA c\nalice {LINE}\n"
+    listing = AllowedSigners(text)
+    assert [key.principal for key in listing.keys] == ["alice"]
+    assert roles(text) == frozenset()
+
+
+def test_principals_are_separated_by_commas() -> None:
+    """One line lists several principals, each with the line's options."""
+    listing = AllowedSigners(f'a@h1,b namespaces="{COMMIT}" {LINE} comment of words\n')
+    assert [key.principal for key in listing.keys] == ["a@h1", "b"]
+    assert listing.principal(KEY.signer.keyid) == "a@h1"
+    assert listing.principal("SHA256:none") == "SHA256:none"
+    assert listing.by_keyid(OTHER.signer.keyid) == []
+
+
+@pytest.mark.parametrize("options", [
+    f'namespaces="{COMMIT}"', f'namespaces="other,{COMMIT}"', f'NAMESPACES="{COMMIT}"',
+    f'valid-after="20200101",namespaces="{COMMIT}"', f'namespaces="{COMMIT}",valid-before="20300101Z"',
+    f'namespaces="{COMMIT}"  ',
+])  # fmt: skip
+def test_options_may_stand_in_any_order(options: str) -> None:
+    """Options are found in any order, in any case of their names, among others."""
+    assert COMMIT in roles(f"alice {options} {LINE}")
+
+
+@pytest.mark.parametrize("line", [
+    f"alice no-such-option {LINE}", f'alice no-such="x" {LINE}', f'alice namespaces="unclosed {LINE}',
+    f"alice namespaces={COMMIT} {LINE}", "alice ssh-ed25519 AAAA", "alice ssh-ed25519 ????",
+    f'alice valid-after="tomorrow" {LINE}', f'alice valid-before="2026" {LINE}', f'alice valid-after="20261301" {LINE}',
+    f'alice valid-after="20260101120" {LINE}', f'alice valid-before="" {LINE}',
+])  # fmt: skip
+def test_a_line_that_cannot_be_read_is_named(line: str) -> None:
+    """A bad line is refused with the file's name and the line's number, not skipped."""
+    with pytest.raises(BadInput, match=r"^trust, line 3: "):
+        AllowedSigners(f"# one\n\n{line}\n", "trust")
+
+
+@pytest.mark.parametrize(("stamp", "moment"), [
+    ("20261123Z", datetime(2026, 11, 23, tzinfo=UTC)), ("202611231415Z", datetime(2026, 11, 23, 14, 15, tzinfo=UTC)),
+    ("20261123141516Z", datetime(2026, 11, 23, 14, 15, 16, tzinfo=UTC)),
+    ("20261123", datetime(2026, 11, 23).astimezone()), ("20261123141516", datetime(2026, 11, 23, 14, 15, 16).astimezone()),
+])  # fmt: skip
+def test_time_stamps_are_read(stamp: str, moment: datetime) -> None:
+    """Times with Z are UTC, without it local; date alone means its first second."""
+    (key,) = AllowedSigners(f'alice valid-after="{stamp}",valid-before="{stamp}" {LINE}').keys
+    assert (key.valid_after, key.valid_before) == (moment, moment)
+
+
+def openssh_accepts(tmp_path: Path, line: str, role: str, moment: str = "20261123120000Z") -> bool:
+    tool = shutil.which("ssh-keygen")
+    if not tool:
+        pytest.skip("NOT TESTED: no ssh-keygen here")
+    (tmp_path / "allowed").write_text(line + "\n")
+    (tmp_path / "sig").write_bytes(sshsig(KEY, role, b"m"))
+    done = subprocess.run(
+        [tool, "-Y", "verify", "-f", tmp_path / "allowed", "-I", "alice", "-n", role, "-s", tmp_path / "sig",
+         f"-Overify-time={moment}"],
+        input=b"m", capture_output=True, check=False,
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+def we_accept(line: str, role: str, moment: datetime) -> bool:
+    try:
+        listed = AllowedSigners(line + "\n").by_keyid(KEY.signer.keyid)
+        return any(k.principal == "alice" and k.has_role(role, None, moment) for k in listed)
+    except BadInput:
+        return False
+
+
+DUPLICATE = "allowed_signers.py:89-94: an option that stands twice is taken the last time; OpenSSH refuses the line"
+NO_VALUE = "allowed_signers.py:89-94: an option without its value is taken as absent; OpenSSH refuses the line"
+LINES = "allowed_signers.py:65: splitlines() also ends lines at U+2028, U+0085, FF, VT, CR; OpenSSH only at LF"
+
+
+def known(line: str, reason: str) -> object:
+    return pytest.param(line, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.mark.parametrize("line", [
+    f'alice namespaces="{COMMIT}" {LINE}',
+    f'alice namespaces="{COMMIT}",valid-after="20261123115959Z" {LINE}',
+    f'alice namespaces="{COMMIT}",valid-after="20261123120001Z" {LINE}',
+    f'alice namespaces="{COMMIT}",valid-before="20261123120001Z" {LINE}',
+    f'alice namespaces="{COMMIT}",valid-before="20261123115959Z" {LINE}',
+    f'alice namespaces="dumpvault-header@v1" {LINE}',
+    f'alice namespaces="{COMMIT}",cert-authority {LINE}',
+    f'bob namespaces="{COMMIT}" {LINE}\n#alice namespaces="{COMMIT}" {LINE}',
+    f'alice,bob namespaces="{COMMIT}" {LINE} a comment',
+    f'alice unknown,namespaces="{COMMIT}" {LINE}',
+    f'alice namespaces="{COMMIT}" {OTHER.signer.line}',
+    known(f'alice namespaces="x",namespaces="{COMMIT}" {LINE}', DUPLICATE),
+    known(f'alice namespaces="{COMMIT}",valid-before="20200101Z",valid-before="20300101Z" {LINE}', DUPLICATE),
+    known(f'alice namespaces="{COMMIT}",valid-before {LINE}', NO_VALUE),
+    known(f'# note \u2028alice namespaces="{COMMIT}" {LINE}', LINES),
+    known(f'# note \x0calice namespaces="{COMMIT}" {LINE}', LINES),
+])  # fmt: skip
+def test_nothing_is_trusted_that_openssh_refuses(tmp_path: Path, line: str) -> None:
+    """A line gives alice a role here only if ssh-keygen -Y verify accepts it too, and the plain ones give it in both."""
+    theirs = openssh_accepts(tmp_path, line, COMMIT)
+    assert we_accept(line, COMMIT, NOW) == theirs
+
+
+@pytest.mark.parametrize("line", [
+    f'alice\tnamespaces="{COMMIT}"\t{LINE}', f'"alice" namespaces="{COMMIT}" {LINE}', f'  alice namespaces="{COMMIT}" {LINE}',
+])  # fmt: skip
+def test_what_openssh_accepts_is_read_or_refused_by_name(tmp_path: Path, line: str) -> None:
+    """Forms that OpenSSH accepts and we need not (tabs, quoted principals) are read, or refused with the line's number."""
+    assert openssh_accepts(tmp_path, line, COMMIT)
+    try:
+        assert COMMIT in roles(line)
+    except BadInput as error:
+        assert "line 1" in error.message
