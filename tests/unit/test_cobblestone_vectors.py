@@ -121,10 +121,6 @@ def test_invalid_messages_are_refused_by_range(shared: Path) -> None:
     assert seen == 23
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="sealed.py:122-135: an empty final chunk holds no byte of any range, so its tag is never checked by range",
-)
 def test_an_empty_final_chunk_is_authenticated(shared: Path) -> None:
     """Vector 14, a whole chunk and then an empty final one with a changed tag: reading everything by range fails."""
     ((_, key, message, context),) = [v for v in vectors(shared) if v[0]["tcId"] == EMPTY_FINAL]
@@ -133,9 +129,6 @@ def test_an_empty_final_chunk_is_authenticated(shared: Path) -> None:
         ranged.read(0, ranged.length)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="sealed.py:105-120: Message does not look at the data key's length; opens() does"
-)
 def test_keys_of_another_length_are_refused_by_range(shared: Path) -> None:
     """Messages under keys of 31 and 33 bytes are refused by the ranged path as by the sequential one."""
     seen = 0

@@ -135,9 +135,6 @@ def test_many_bombs_are_refused_in_little_memory() -> None:
     assert done.returncode == 7, done.stderr[-300:]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="unseal.py:36: Cobblestone's ValueError for the key's length escapes"
-)
 def test_a_data_key_of_another_length_is_refused() -> None:
     """A key of another length is refused by the object's name, like any other wrong key, even one that HMAC pads to it."""
     data, record, context = craft(HONEST, "zstd", LENGTH)

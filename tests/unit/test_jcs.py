@@ -179,10 +179,6 @@ def test_size_limit_is_exact() -> None:
         jcs.decode(data + b"\xff", "object", 100)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="jcs.py:27,51: _NESTING keeps some 120 bytes of matching state for every character of a string",
-)
 def test_a_long_string_needs_no_more_than_a_few_times_its_size() -> None:
     """An object of the greatest size, one long string, is read in far less memory than a crash kernel has."""
     done = limited(
@@ -193,10 +189,6 @@ def test_a_long_string_needs_no_more_than_a_few_times_its_size() -> None:
     assert done.returncode == 0, done.stderr[-300:]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="jcs.py:27,51: a string that is never closed is scanned again from each escaped quote in it (quadratic)",
-)
 def test_reading_takes_steps_in_proportion_to_the_size() -> None:
     """An unsigned object of 256 KiB that never closes its string is refused within the CPU time of a linear scan."""
     done = limited(
@@ -322,10 +314,7 @@ def test_other_spellings_of_a_digest_are_refused(text: str) -> None:
         "2026-01-01T00:00:00.0Z",
         "2026-01-01T00:00:00Z\n",
         "2026-01-01T00:00:00z",
-        pytest.param(
-            "٢٠٢٦-01-01T00:00:00Z",
-            marks=pytest.mark.xfail(strict=True, reason=r"jcs.py:24: \d of _TIME takes digits that are not ASCII"),
-        ),
+        "٢٠٢٦-01-01T00:00:00Z",
         "2026-01-0１T00:00:00Z",
     ],
 )

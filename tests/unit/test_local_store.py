@@ -171,7 +171,6 @@ def test_deleting_is_durable(tmp_path: Path, root: Path) -> None:
     position(found, "fsync", "ROOT/v/keybag", after=position(found, "unlink", "ROOT/v/keybag/1.json"))
 
 
-@pytest.mark.xfail(strict=True, reason="local.py:125: FileNotFoundError returns before the directory is synced")
 def test_deleting_what_an_earlier_run_deleted_is_durable(tmp_path: Path, root: Path) -> None:
     """An earlier delete may have died before its sync: gone, durably, on return, holds for a name that is gone already."""
     store = LocalStore(str(root), create=True)
@@ -267,7 +266,6 @@ def alarm(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.xfail(strict=True, raises=Waited, reason="local.py:143: opening a FIFO waits for a writer; no O_NONBLOCK")
 def test_a_fifo_is_no_object(store: Store, root: Path) -> None:
     """A named pipe in an object's place is refused like any other file that is not regular, not waited for."""
     os.mkfifo(root / "a")
@@ -286,9 +284,6 @@ def test_a_directory_is_no_object(store: Store, root: Path) -> None:
     assert everything(root) == []
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="local.py:115: list() calls itself with the foreign directory's name"
-)
 def test_foreign_directories_are_listed(store: Store, root: Path) -> None:
     """A directory whose name no object can have does not stop the listing of the others (spec, section 13, step 9)."""
     store.put("v/a", b"x")
@@ -312,9 +307,6 @@ def takes_crooked_memory(folder: Path) -> bool:
     return True
 
 
-@pytest.mark.xfail(
-    strict=True, raises=StoreFailed, reason="local.py:259: EINVAL for unaligned memory is an error after the first write"
-)  # fmt: skip
 def test_aligned_and_unaligned_pieces_mix(store: Store, tmp_path: Path) -> None:
     """Page-aligned memory, then whole pages from memory that is not aligned: any piece may follow any other."""
     if takes_crooked_memory(tmp_path):

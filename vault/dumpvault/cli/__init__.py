@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from dumpvault import __version__
 from dumpvault.cli import output
-from dumpvault.errors import VaultError
+from dumpvault.errors import Usage, VaultError
 
 __all__ = ["cli", "main"]
 
@@ -70,36 +73,63 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, and turn every error into a message and an exit code: never a traceback."""
-    sys.exit(_run(lambda: cli.main(args=arguments, prog_name="dumpvault", standalone_mode=False)))
+    _open_standard_files()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    words = sys.argv[1:] if arguments is None else arguments
+    code = _run(lambda: cli.main(args=words, prog_name="dumpvault", standalone_mode=False), "--json" in words)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or 130
+    except OSError as error:
+        output.say(f"standard output could not be written: {error.strerror}; all else was done")
+        code = code or 1
+    if code in (1, 130):
+        # Keep the interpreter from trying again, and complaining, when it ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
-def _run(call: Callable[[], Any]) -> int:
+def _run(call: Callable[[], Any], json_wanted: bool) -> int:
     try:
         code = call()
-        sys.stdout.flush()
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
+        if json_wanted:
+            output.print_json_error(Usage(error.format_message(), "See --help."))
         error.show()
         return 2
     except VaultError as error:
-        output.show_error(error)
+        output.show_error(error, json_wanted)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         output.say("interrupted")
         return 130
     except BrokenPipeError:
-        # Nobody reads standard output any more; keep the interpreter from complaining when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 130
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        output.show_error(VaultError(f"{where}{error.strerror or error}", "Nothing was released or overwritten."))
+        output.show_error(VaultError(f"{where}{error.strerror or error}", "Nothing was overwritten."), json_wanted)
         return 1
     except Exception as error:
         if os.environ.get("DUMPVAULT_TRACEBACK"):
             raise
         hint = "This is a defect. Please report it with the output of the same command under DUMPVAULT_TRACEBACK=1."
-        output.show_error(VaultError(f"internal error: {type(error).__name__}: {error}", hint))
+        output.show_error(VaultError(f"internal error: {type(error).__name__}: {error}", hint), json_wanted)
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _open_standard_files() -> None:
+    """A crash kernel, cron or a service may start us with closed ones; no store's file is to get their numbers."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115

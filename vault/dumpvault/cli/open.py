@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
-from dumpvault.flows.open import OpenRequest, incomplete, open_vault
+from dumpvault.flows.open import OpenRequest, open_vault, shortfall
 from dumpvault.flows.site import find_vault
 
 __all__ = ["open_command"]
@@ -31,7 +31,7 @@ __all__ = ["open_command"]
 @passphrase_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
-@click.option("--partial", is_flag=True, help="Write what there is of an incomplete vault; the rest reads as zeros.")
+@click.option("--partial", is_flag=True, help="Write what can be authenticated of an incomplete or damaged vault.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
 @output.json_option
 def open_command(
@@ -54,19 +54,19 @@ def open_command(
     if path == "-" and as_json:
         raise Usage("--json and -o - both want standard output", "Write to a file, or leave out --json.")
     site = load_site()
-    trust = site.trust.allowed_signers(allowed_signers)
-    held = [site.trust.private_key(name) for name in (keys or site.trust.private_names())]
+    trust = load_trust(site, allowed_signers)
+    held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
     request = OpenRequest(find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
-    short = incomplete(opened)
+    short = shortfall(opened)
     if as_json:
         output.print_json(
             {
                 "bytes": opened.size,
                 "complete": short is None,
-                "missing": [f.message for f in opened.report.findings],
+                "missing": [problem.message for problem in opened.problems],
                 "opened_bytes": opened.written,
                 "output": path,
                 "unreadable_bytes": opened.unreadable,

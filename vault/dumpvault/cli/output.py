@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -13,11 +13,10 @@ import click
 
 from dumpvault.errors import VaultError
 
-__all__ = ["bar", "epilog", "json_option", "print_json", "say", "show_error", "size", "wants_json"]
+__all__ = ["bar", "epilog", "json_option", "print_json", "print_json_error", "printable", "say", "show_error", "size"]
 
 Progress = Callable[[int, int | None], None]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_wanted = {"json": False}
 
 _CODES = {
     0: "everything asked was done and checked", 1: "failure", 2: "usage", 3: "incomplete vault",
@@ -35,18 +34,7 @@ def epilog(*examples: str, codes: tuple[int, ...]) -> str:
 
 def json_option(command: _Command) -> _Command:
     """``--json``: one JSON object on standard output, errors included."""
-
-    def remember(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
-        _wanted["json"] = value
-        return value
-
-    return click.option(
-        "--json", "as_json", is_flag=True, callback=remember, is_eager=True, help="Print one JSON object on stdout."
-    )(command)
-
-
-def wants_json() -> bool:
-    return _wanted["json"]
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
 
 
 def print_json(value: object) -> None:
@@ -54,16 +42,27 @@ def print_json(value: object) -> None:
 
 
 def say(text: str) -> None:
-    """A line for people, on standard error."""
-    click.echo(f"dumpvault: {text}", err=True)
+    """A line for people, on standard error; what a dump or a store's names contain is not to move their cursor."""
+    with suppress(OSError):
+        click.echo(f"dumpvault: {printable(text)}", err=True)
 
 
-def show_error(error: VaultError) -> None:
-    """What went wrong, then what is safe and what to do next."""
-    if wants_json():
+def printable(text: str) -> str:
+    """Control characters replaced."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def print_json_error(error: VaultError) -> None:
+    with suppress(OSError):
         print_json(
             {"error": {"exit_code": error.exit_code, "hint": error.hint, "kind": error.kind, "message": error.message}}
         )
+
+
+def show_error(error: VaultError, json_wanted: bool) -> None:
+    """What went wrong, then what is safe and what to do next."""
+    if json_wanted:
+        print_json_error(error)
     say(f"{error.kind}: {error.message}")
     if error.hint:
         say(error.hint)

@@ -12,15 +12,32 @@ import click
 from dumpvault.cli import output
 from dumpvault.errors import NoKey
 from dumpvault.flows.site import Site, init_site
+from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 
-__all__ = ["init_command", "load_site", "passphrase_option", "read_passphrase", "store_option", "unlocker"]
+__all__ = [
+    "init_command",
+    "load_site",
+    "load_trust",
+    "passphrase_option",
+    "read_passphrase",
+    "store_option",
+    "unlocker",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def load_site() -> Site:
     return Site.load(os.environ)
+
+
+def load_trust(site: Site, path: str | None) -> AllowedSigners:
+    """Whom to trust; lines that give nothing are told of."""
+    trust = site.trust.allowed_signers(path)
+    for problem in trust.problems:
+        output.say(f"warning: {problem}")
+    return trust
 
 
 def store_option(command: _Command) -> _Command:

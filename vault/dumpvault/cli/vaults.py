@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, store_option
+from dumpvault.cli.site import load_site, load_trust, store_option
 from dumpvault.flows.listing import claims
 from dumpvault.flows.site import find_vault
 from dumpvault.flows.verify import Report, verify
@@ -33,7 +33,7 @@ def list_command(store: str | None, as_json: bool) -> None:
                 "vault": claim.vault,
             }
             if claim.header
-            else {"ended": claim.ended, "problem": claim.problem, "vault": claim.vault}
+            else {"ended": claim.ended, "problem": claim.problem.message if claim.problem else "", "vault": claim.vault}
             for claim in found
         ]
         output.print_json({"vaults": rows})
@@ -43,10 +43,11 @@ def list_command(store: str | None, as_json: bool) -> None:
         if claim.header:
             h = claim.header
             click.echo(
-                f"{claim.vault}  {h.created}  {state:<10}  {_printable(h.host):<20}  {_printable(h.source.name)}"
+                f"{claim.vault}  {h.created}  {state:<10}  {output.printable(h.host):<20}  {output.printable(h.source.name)}"
             )
         else:
-            click.echo(f"{claim.vault}  {'-':<20}  {state:<10}  {claim.problem}")
+            problem = output.printable(claim.problem.message if claim.problem else "")
+            click.echo(f"{claim.vault}  {'-':<20}  {state:<10}  {problem}")
 
 
 @click.command(
@@ -63,7 +64,7 @@ def info_command(vault: str, store: str | None, allowed_signers: str | None, as_
     """
     site = load_site()
     place = site.store(store)
-    report = verify(place, find_vault(place, vault), site.trust.allowed_signers(allowed_signers), bodies=False)
+    report = verify(place, find_vault(place, vault), load_trust(site, allowed_signers), bodies=False)
     if not report.header_read:
         raise report.findings[0]
     facts = _facts(report)
@@ -73,7 +74,7 @@ def info_command(vault: str, store: str | None, allowed_signers: str | None, as_
         for label, value in facts.items():
             if label != "findings":
                 shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-                click.echo(f"{label.replace('_', ' ') + ':':<18} {_printable(str(shown))}")
+                click.echo(f"{label.replace('_', ' ') + ':':<18} {output.printable(str(shown))}")
     for finding in report.findings:
         output.say(f"{finding.kind}: {finding.message}")
     if report.exit_code:
@@ -107,8 +108,3 @@ def _facts(report: Report) -> dict[str, Any]:
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
         "findings": [finding.message for finding in report.findings],
     }
-
-
-def _printable(text: str) -> str:
-    """A crashed machine's strings are not to move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)

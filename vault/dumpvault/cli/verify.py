@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.site import find_vault
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats.private_key import LockedKey
 
 __all__ = ["verify_command"]
 
-_MARKS = {"held": "held", "missing": "MISSING", "failed": "FAILED", "skipped": "not done"}
+_MARKS = {"held": "held", "partly": "held in part", "missing": "MISSING", "failed": "FAILED", "skipped": "not done"}
 
 
 @click.command(
@@ -45,7 +45,7 @@ def verify_command(
     Exits 0 only if all of it was checked and held. Objects that nobody signed for are listed and change nothing.
     """
     site = load_site()
-    trust = site.trust.allowed_signers(allowed_signers)
+    trust = load_trust(site, allowed_signers)
     key = site.trust.private_key(with_key) if with_key else None
     if isinstance(key, LockedKey):
         key = unlocker(passphrase_file)(key)
@@ -66,7 +66,7 @@ def _print(report: Report) -> None:
         step = report.steps[number]
         click.echo(f"{number:>3}. {step.title:<16} {_MARKS[step.state]}{f'  ({step.note})' if step.note else ''}")
     for name in report.foreign[:20]:
-        click.echo(f"     foreign: {name}")
+        click.echo(f"     foreign: {output.printable(name)}")
     if len(report.foreign) > 20:
         click.echo(f"     foreign: and {len(report.foreign) - 20} more")
     examiner = report.examiner

@@ -92,7 +92,10 @@ def capture(site: Site, request: CaptureRequest, progress: Progress, announce: C
     sealed and certified as such: the result's manifest says so.
     """
     stop = Stop(request.deadline)
-    source = open_source(request.source)
+    try:
+        source = open_source(request.source)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before anything was written", "Nothing was captured.") from None
     try:
         attempt = _prepare(site, request, source)
         try:
@@ -108,7 +111,7 @@ def capture(site: Site, request: CaptureRequest, progress: Progress, announce: C
 
 def _prepare(site: Site, request: CaptureRequest, source: Source) -> _Attempt:
     """Everything that can be refused before anything is written."""
-    host = request.host or os.uname().nodename
+    host = os.fsencode(request.host or os.uname().nodename).decode(errors="backslashreplace")
     key = _signer(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
     recipients = _recipients(site, request.recipients or site.recipients)
@@ -178,9 +181,9 @@ class _Attempt:
         )  # fmt: skip
         committer = Committer(line, self.chain, self.policy, self.releaser, self.journal, _now)
         committer.durable, committer.outcomes = durable, outcomes
-        self.store.reserve(_RESERVE)
         jobs = request.jobs or os.cpu_count() or 1
         try:
+            self.store.reserve(_RESERVE)
             committer.run(self._plan(durable), jobs if self.source.seekable else 1, progress)
         except StoreFull as error:
             committer.failure = error  # a commit found no room; what was kept free serves to sign off
@@ -307,6 +310,10 @@ class _Attempt:
         end, truncated = self.source.conclude(chain.totals.size)
         # A region that a shrinking file cut short may have another behind it; the hole is no dump's end.
         truncated = truncated or committer.short_at < chain.totals.size
+        if self.source.changed():
+            self.notes.append(
+                f"{self.source.name} was written to while it was captured: the dump is of no single moment"
+            )
         manifest = chain.finish(end, truncated, _now())
         refused = list(self.releaser.refused)
         if self.releaser.at_end and not truncated:
@@ -325,7 +332,7 @@ class _Attempt:
 
 @contextmanager
 def _stop_on_signals(stop: Stop) -> Iterator[None]:
-    """SIGINT and SIGTERM ask for an orderly end; the second one is the system's own."""
+    """SIGINT, SIGTERM and SIGHUP ask for an orderly end; the second one is the system's own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -334,7 +341,9 @@ def _stop_on_signals(stop: Stop) -> Iterator[None]:
         stop.ask(signal.Signals(number).name)
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # What was set to be ignored (nohup) stays ignored.
+    wanted = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in wanted}
     try:
         yield
     finally:
@@ -363,12 +372,14 @@ def _signer(site: Site, name: str | None, host: str) -> SigningKey:
             "with --unprotected; it can sign captures and nothing else.",
         )
     signing = SigningKey(key.secret)
-    trusted = site.trust.allowed_signers().by_keyid(signing.signer.keyid)
-    role = namespace("header")
-    if not any(entry.has_role(role, host, datetime.now(UTC)) for entry in trusted):
+    trusted = site.trust.allowed_signers()
+    now = datetime.now(UTC)
+    entries = trusted.by_keyid(signing.signer.keyid)
+    objections = [entry.objection(namespace("header"), host, now) for entry in entries] or ["is not listed"]
+    if all(objections):
         raise NoKey(
-            f"signer {name} ({signing.signer.keyid}) is not listed with the role {role} for host {host}",
-            f"No verifier would accept its captures. List it in {site.trust.allowed_signers_path}.",
+            f"signer {name} ({signing.signer.keyid}) {objections[0]}, in {trusted.name}",
+            "No verifier would accept its captures. Correct its line there, or name another signer; --host names this machine.",
         )
     return signing
 

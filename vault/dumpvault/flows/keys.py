@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,29 +46,43 @@ def new_recipient(site: Site, name: str, suite: str, passphrase: bytes | None) -
     """A fresh recipient. ``passphrase`` None leaves its private half unprotected. Raises ``BadInput``."""
     private, public = SUITES[suite].generate()
     recipient = Recipient(name, SUITES[suite], public)
-    _add(site, PrivateKey(name, "recipient", suite, private), passphrase)
-    site.trust.add_recipient(recipient)
+    with _private_half(site, PrivateKey(name, "recipient", suite, private), passphrase):
+        site.trust.add_recipient(recipient)
     return _facts(site, name)
 
 
 def new_signer(site: Site, name: str, role: str, passphrase: bytes | None) -> KeyFacts:
     """A fresh Ed25519 signer with ``role``, listed in ``allowed_signers``. Raises ``BadInput``."""
     seed = os.urandom(32)
-    _add(site, PrivateKey(name, "signer", "ed25519", seed), passphrase)
-    site.trust.add_signer(line_for(name, SigningKey(seed).signer, role), name)
+    with _private_half(site, PrivateKey(name, "signer", "ed25519", seed), passphrase):
+        site.trust.add_signer(line_for(name, SigningKey(seed).signer, role), name)
     return _facts(site, name)
 
 
-def _add(site: Site, key: PrivateKey, passphrase: bytes | None) -> None:
-    trust = site.trust
-    if any(facts.name == key.name for facts in list_keys(site)):
-        raise BadInput(f"there is a key {key.name!r} already", "Nothing is overwritten. Choose another name.")
-    trust.add_private(key, passphrase)
+@contextmanager
+def _private_half(site: Site, key: PrivateKey, passphrase: bytes | None) -> Iterator[None]:
+    """Write it, and take it back if its public half cannot be written."""
+    _check_free(site, key.name)
+    path = site.trust.add_private(key, passphrase)
+    try:
+        yield
+    except BaseException:
+        site.trust.remove(path)
+        raise
+
+
+def _check_free(site: Site, name: str, allowed: str = "") -> None:
+    """``allowed`` is a public line that may stand there already."""
+    for facts in list_keys(site):
+        if facts.name == name and facts.public_line.split()[:2] != allowed.split()[:2]:
+            raise BadInput(f"there is a key {name!r} already", "Nothing is overwritten. Choose another name.")
 
 
 def import_key(site: Site, path: str, name: str | None, role: str | None) -> KeyFacts:
     """Add somebody's public half: a recipient's line, or an ``ssh-ed25519`` line with the ``role`` it shall have."""
     text = read_text(path, "a public key")
+    if len(text.strip().splitlines()) != 1:
+        raise BadInput(f"{path} holds no single line", "Import one public key at a time.")
     if text.startswith("ssh-ed25519 "):
         if role is None:
             raise Usage(f"{path} is a signer", f"Say what it may sign, with --role: {', '.join(ROLES)}.")
@@ -77,6 +93,7 @@ def import_key(site: Site, path: str, name: str | None, role: str | None) -> Key
         words = text.split()
         name = name or (words[2] if len(words) > 2 else os.path.basename(path).removesuffix(".pub"))
         _check_name(name)
+        _check_free(site, name, text)
         site.trust.add_signer(line_for(name, signer, role), name)
     else:
         recipient = Recipient.parse(text, path)
@@ -84,6 +101,7 @@ def import_key(site: Site, path: str, name: str | None, role: str | None) -> Key
             _check_name(name)
             recipient = Recipient(name, recipient.suite, recipient.public)
         name = recipient.name
+        _check_free(site, name, recipient.line)
         site.trust.add_recipient(recipient)
     return _facts(site, name)
 
@@ -101,7 +119,7 @@ def key_facts(site: Site, name: str) -> KeyFacts:
 def list_keys(site: Site) -> list[KeyFacts]:
     """All keys of the home, recipients first."""
     trust = site.trust
-    held = {name: trust.private_key(name) for name in trust.private_names()}
+    held = {key.name: key for key in trust.private_keys()}
     found: dict[str, KeyFacts] = {}
 
     def private(name: str, public: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dumpvault.errors import VaultError
+from dumpvault.errors import Forged, Incomplete, Usage, VaultError
 from dumpvault.flows.site import vault_ids
 from dumpvault.formats import dsse
 from dumpvault.formats.header import Header, Source
@@ -21,20 +21,36 @@ class Claim:
     vault: str
     header: Header | None
     ended: bool
-    problem: str = ""
+    problem: VaultError | None = None
 
 
 def claims(store: Store) -> Iterator[Claim]:
     """Every vault of the store, oldest claim first, unreadable ones last."""
     found = [_claim(store, vault) for vault in vault_ids(store)]
-    found.sort(key=lambda c: (c.header is None, c.header.created if c.header else "", c.vault))
+    found.sort(key=lambda c: (c.header is None, _created(c), c.vault))
     yield from found
 
 
 def newest(store: Store) -> str | None:
-    """The vault whose header claims the latest time."""
-    readable = [claim.vault for claim in claims(store) if claim.header]
-    return readable[-1] if readable else None
+    """The vault whose header claims the latest time. Raises ``Usage`` where that is not certain."""
+    found = list(claims(store))
+    readable = [claim for claim in found if claim.header]
+    doubtful = [claim for claim in found if claim.header is None and not isinstance(claim.problem, Incomplete)]
+    if doubtful:
+        raise Usage(
+            f"'latest' is not certain: the header of {doubtful[0].vault} cannot be read: {doubtful[0].problem}",
+            "Name the vault by its id; 'dumpvault list' shows all.",
+        )
+    if len(readable) > 1 and _created(readable[-1]) == _created(readable[-2]):
+        raise Usage(
+            f"'latest' is not certain: {readable[-1].vault} and {readable[-2].vault} are of the same second",
+            "Name the vault by its id.",
+        )
+    return readable[-1].vault if readable else None
+
+
+def _created(claim: Claim) -> str:
+    return claim.header.created if claim.header else ""
 
 
 def same_dump(claim: Claim, facts: Source, host: str, keyid: str) -> bool:
@@ -54,7 +70,10 @@ def _claim(store: Store, vault: str) -> Claim:
     prefix = vault_prefix(vault)
     ended = store.size(f"{prefix}/manifest.dsse.json") is not None
     try:
-        envelope = dsse.parse(store.get(f"{prefix}/vault.dsse.json"), "vault.dsse.json")
+        name = f"{prefix}/vault.dsse.json"
+        if (store.size(name) or 0) > dsse.LIMIT:
+            raise Forged("vault.dsse.json is larger than the format allows", "Restore it from a copy.")
+        envelope = dsse.parse(store.get(name), "vault.dsse.json")
         return Claim(vault, Header.read(envelope, vault), ended)
     except VaultError as error:
-        return Claim(vault, None, ended, error.message)
+        return Claim(vault, None, ended, error)

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from dumpvault.errors import BadInput, Incomplete, Interrupted, StoreFailed
+from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFailed, VaultError
 from dumpvault.flows.verify import Report, require_structure, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -22,7 +22,7 @@ from dumpvault.model import RegionRecord, Sink, Store, body_path, keys_path, vau
 from dumpvault.stages.unlock import choose_key, unlock_attempt, unwrap_key
 from dumpvault.stages.unseal import unseal
 
-__all__ = ["OpenRequest", "Opened", "incomplete", "open_vault"]
+__all__ = ["OpenRequest", "Opened", "open_vault", "shortfall"]
 
 _ZEROS = bytes(1 << 20)
 Progress = Callable[[int, int | None], None]
@@ -43,12 +43,16 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was written: ``size`` bytes of source, of which ``written`` were opened and ``unreadable`` never captured."""
+    """What was written: ``size`` bytes of source, of which ``written`` were opened and ``unreadable`` never captured.
+
+    ``problems`` is what was missing or not good, which only ``partial`` lets pass.
+    """
 
     report: Report
     size: int
     written: int
     unreadable: int
+    problems: list[VaultError]
 
 
 def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock: Unlock, progress: Progress) -> Opened:
@@ -66,13 +70,13 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     regions = list(_keyed_regions(store, report, key))
     regions.sort(key=lambda item: item.record.offset)
     size = examiner.totals.size
-    opening = _Opening(store, report, progress)
+    opening = _Opening(store, report, progress, request.partial)
     if request.output == "-":
         opening.stream(regions, size)
     else:
         with _output_file(request, size) as fd:
             opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
-    return Opened(report, size, opening.done, examiner.totals.unreadable)
+    return Opened(report, size, opening.done, examiner.totals.unreadable, report.findings + opening.problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +104,20 @@ def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[_K
 
 
 def _wrapped(store: Store, report: Report, commit: Commit) -> WrappedKeys | None:
+    """None where they are missing or not good, which verification has found and only ``partial`` lets pass."""
     name = f"{vault_prefix(report.vault)}/{keys_path(commit.attempt, commit.number)}"
-    # Missing only under --partial: without it, verification has refused before.
-    return report.examiner.check_keys(commit, store.get(name)) if store.size(name) is not None else None
+    try:
+        return report.examiner.check_keys(commit, store.get(name))
+    except (Forged, Incomplete):
+        return None
 
 
 class _Opening:
     """Regions into a file by many threads, or in order into a stream."""
 
-    def __init__(self, store: Store, report: Report, progress: Progress) -> None:
+    def __init__(self, store: Store, report: Report, progress: Progress, partial: bool) -> None:
+        self.problems: list[VaultError] = []
+        self._partial = partial
         self._store = store
         self._report = report
         self._progress = progress
@@ -122,7 +131,7 @@ class _Opening:
 
         def work(item: _Keyed) -> None:
             if not stop.is_set():
-                self._unseal(item, sink)
+                self._try(item, sink)
 
         with ThreadPoolExecutor(jobs) as pool:
             try:
@@ -136,8 +145,19 @@ class _Opening:
     def stream(self, regions: Sequence[_Keyed], size: int) -> None:
         sink = _StreamSink()
         for item in regions:
-            self._unseal(item, sink)
+            self._try(item, sink)
         sink.reach(size)
+
+    def _try(self, item: _Keyed, sink: Sink) -> None:
+        """A region that is not good ends everything, or under ``partial`` is left out from where it stops being good."""
+        try:
+            self._unseal(item, sink)
+        except (Forged, Incomplete) as error:
+            if not self._partial:
+                raise
+            known = {problem.message for problem in self._report.findings}
+            if error.message not in known:
+                self.problems.append(error)
 
     def _unseal(self, item: _Keyed, sink: Sink) -> None:
         record, report = item.record, self._report
@@ -207,10 +227,21 @@ class _StreamSink:
 
 
 def _check_output(request: OpenRequest) -> None:
-    if os.path.isdir(request.output):
-        raise BadInput(f"{request.output} is a directory", "Name a file with -o.")
-    if os.path.lexists(request.output) and not request.force:
-        raise BadInput(f"{request.output} exists and is kept", "Name another file, or replace it with --force.")
+    path = request.output
+    directory = os.path.dirname(os.path.abspath(path))
+    if not path or path.endswith("/") or os.path.isdir(path):
+        raise BadInput(f"{path!r} is a directory, or names no file", "Name a file with -o.")
+    if not os.path.isdir(directory):
+        raise BadInput(f"{directory} is no directory", "Make it, or name another place with -o.")
+    if len(os.fsencode(os.path.basename(path))) > 255:
+        raise BadInput(f"{path}: the name is too long", "Name another file with -o.")
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
+        raise BadInput(
+            f"{path} is no regular file; it is left as it is",
+            "Name a file, or write to standard output with -o -.",
+        )
+    if os.path.exists(path) and not request.force:
+        raise BadInput(f"{path} exists and is kept", "Name another file, or replace it with --force.")
 
 
 @contextmanager
@@ -220,7 +251,7 @@ def _output_file(request: OpenRequest, size: int) -> Iterator[int]:
     Where the file system has O_TMPFILE, even a killed process leaves no plaintext behind.
     """
     directory, final = os.path.split(os.path.abspath(request.output))
-    temporary = os.path.join(directory, f".{final}.{secrets.token_hex(8)}.tmp")
+    temporary = os.path.join(directory, f".dumpvault.{secrets.token_hex(8)}.tmp")
     named = False
     try:
         try:
@@ -275,13 +306,13 @@ def _rename_unless_taken(old: str, new: str) -> None:
         os.unlink(old)
 
 
-def incomplete(opened: Opened) -> Incomplete | None:
-    """What to tell after ``--partial``: the first thing that was missing, or None."""
-    missing = [f for f in opened.report.findings if isinstance(f, Incomplete)]
-    if not missing:
+def shortfall(opened: Opened) -> VaultError | None:
+    """What to tell after ``--partial``: the worst of what was missing or not good, or None."""
+    if not opened.problems:
         return None
-    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    return Incomplete(
-        f"{missing[0].message}{more}",
-        f"{opened.written} of at least {opened.size} bytes were opened; what is missing reads as zeros.",
+    worst = next((p for p in opened.problems if isinstance(p, Forged)), opened.problems[0])
+    more = f" (and {len(opened.problems) - 1} more)" if len(opened.problems) > 1 else ""
+    return type(worst)(
+        f"{worst.message}{more}",
+        f"{opened.written} of at least {opened.size} bytes were opened, all of them authenticated; the rest reads as zeros.",
     )

@@ -59,7 +59,7 @@ class Site:
             home=home,
             data=data,
             run=environ.get("DUMPVAULT_RUN") or run,
-            store_url=str(store),
+            store_url=os.path.expanduser(str(store)),
             policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
             signer=str(signer) if signer else None,
             recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
@@ -149,8 +149,9 @@ def init_site(site: Site) -> list[str]:
         raise StoreFailed(
             f"{error.filename}: {error.strerror}", "Set DUMPVAULT_HOME to a place you may write."
         ) from None
-    if "://" not in site.store_url and not os.path.isdir(site.store_url):
-        site.store(create=True)
+    there = os.path.isdir(site.store_url)
+    site.store(create=True)
+    if not there:
         made.append(site.store_url)
     return made
 
@@ -176,6 +177,4 @@ def find_vault(store: Store, wanted: str) -> str:
         raise Usage(
             f"no vault {wanted!r} in {store.url}", "'dumpvault list' shows what is there; --store names another."
         )
-    raise Usage(
-        f"{wanted!r} could be {len(matches)} vaults: {', '.join(m[:12] for m in matches[:4])}", "Give more of the id."
-    )
+    raise Usage(f"{wanted!r} could be {len(matches)} vaults: {', '.join(matches[:4])}", "Give more of the id.")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from dumpvault.errors import Forged, Incomplete, StoreFailed, VaultError
+from dumpvault.errors import Forged, Incomplete, VaultError
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit, Regions
@@ -53,10 +53,14 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(slots=True)
 class Step:
-    """One numbered step. ``failed`` outranks ``missing``; ``skipped`` means that something it needs did not hold."""
+    """One numbered step.
+
+    ``failed`` outranks ``missing``; ``partly`` means that it held as far as the chain could be read, ``skipped`` that
+    something it needs was not there.
+    """
 
     number: int
-    state: Literal["held", "missing", "failed", "skipped"] = "skipped"
+    state: Literal["held", "partly", "missing", "failed", "skipped"] = "skipped"
     note: str = ""
 
     @property
@@ -125,6 +129,11 @@ def verify(
         flow.foreign()
         if key is not None:
             flow.openability(key)
+    if report.header_read and report.steps[2].state != "held":
+        for number in (5, 6, 7, 10):
+            step = report.steps.get(number)
+            if step and step.state == "held":
+                step.state, step.note = "partly", f"only what {len(examiner.commits)} commits speak of"
     for number in STEPS:
         if number != 10 or key is not None:
             report.steps.setdefault(number, Step(number))
@@ -357,11 +366,9 @@ class _Verification:
 
 
 def require_structure(report: Report, *, partial: bool) -> None:
-    """For ``open``: raise what stands against opening. ``partial`` lets missing regions and a missing end pass."""
-    serious: Sequence[VaultError] = [f for f in report.findings if not (partial and isinstance(f, Incomplete))]
-    for kind in (Forged, StoreFailed, VaultError):
-        for finding in serious:
-            if isinstance(finding, kind):
-                raise finding
-    if not report.header_read:
-        raise report.findings[0]
+    """For ``open``: raise what stands against opening.
+
+    ``partial`` lets everything pass but a header that is not good: what can be authenticated is opened, the rest is not.
+    """
+    if report.findings and not (partial and report.header_read):
+        raise report.worst() or report.findings[0]

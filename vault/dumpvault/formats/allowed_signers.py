@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dumpvault.errors import BadInput
 from dumpvault.formats.sshkey import Signer
 
 __all__ = ["ROLES", "AllowedSigners", "TrustedKey", "line_for", "namespace"]
@@ -45,29 +44,42 @@ class TrustedKey:
     valid_after: datetime | None = None
     valid_before: datetime | None = None
 
+    @property
+    def host(self) -> str:
+        """The host it is bound to; empty if to none."""
+        return self.principal.partition("@")[2]
+
     def has_role(self, role: str, host: str | None, moment: datetime) -> bool:
         """Whether the key may sign statements of the namespace ``role`` about ``host`` at ``moment``."""
-        bound = self.principal.partition("@")[2]
-        return (
-            role in self.namespaces
-            and (not bound or host is None or bound == host)
-            and (self.valid_after is None or self.valid_after <= moment)
-            and (self.valid_before is None or moment < self.valid_before)
-        )
+        return not self.objection(role, host, moment)
+
+    def objection(self, role: str, host: str | None, moment: datetime) -> str:
+        """Why it may not; empty if it may."""
+        if role not in self.namespaces:
+            return f"may not sign {role}"
+        if self.host and host is not None and self.host != host:
+            return f"is bound to host {self.host}, and this is host {host}"
+        if self.valid_after is not None and moment < self.valid_after:
+            return f"is valid only from {self.valid_after:%Y-%m-%d %H:%MZ} on"
+        if self.valid_before is not None and moment >= self.valid_before:
+            return f"was valid only before {self.valid_before:%Y-%m-%d %H:%MZ}"
+        return ""
 
 
 class AllowedSigners:
-    """The parsed file. Raises ``BadInput`` naming file and line for a line that OpenSSH would not accept."""
+    """The parsed file. A line that cannot be read gives nothing; ``problems`` names it, for people to be told."""
 
     def __init__(self, text: str, name: str = "allowed_signers") -> None:
         self.name = name
         self.keys: list[TrustedKey] = []
-        for number, line in enumerate(text.splitlines(), 1):
+        self.problems: list[str] = []
+        # Lines end with a newline and nothing else, as OpenSSH has it: no other character can begin one.
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 try:
                     self.keys.extend(_parse(line.strip()))
                 except ValueError as error:
-                    raise BadInput(f"{name}, line {number}: {error}", "Correct the line, or remove it.") from None
+                    self.problems.append(f"{name}, line {number} gives nothing: {error}")
 
     def by_keyid(self, keyid: str) -> list[TrustedKey]:
         return [key for key in self.keys if key.signer.keyid == keyid]
@@ -83,14 +95,19 @@ def line_for(principal: str, signer: Signer, role: str) -> str:
 
 
 def _parse(line: str) -> list[TrustedKey]:
-    principals, _, rest = line.partition(" ")
+    principals, _, rest = line.replace("\t", " ").partition(" ")
     options: dict[str, str | None] = {}
     rest = rest.strip()
+    if '"' in principals:
+        raise ValueError("quoted principals are not read")
     while rest and not rest.startswith(("ssh-", "ecdsa-", "sk-")):
         match = _OPTION.match(rest)
         if match is None or match[1].lower() not in _KNOWN:
             raise ValueError(f"cannot be read at {rest[:30]!r}; options are {', '.join(sorted(_KNOWN))}")
-        options[match[1].lower()] = match[2]
+        word, value = match[1].lower(), match[2]
+        if word in options or (value is None and word != "cert-authority"):
+            raise ValueError(f"{word} stands twice, or without a value")
+        options[word] = value
         rest = rest[match.end() :]
     if "cert-authority" in options or not rest.startswith("ssh-ed25519 "):
         return []  # OpenSSH may use the line; dumpvault gives it no role
@@ -107,4 +124,4 @@ def _moment(stamp: str | None) -> datetime | None:
     if match is None:
         raise ValueError(f"{stamp!r} is no time of the form YYYYMMDD[HHMM[SS]][Z]")
     moment = datetime.strptime(match[1] + (match[2] or "0000") + (match[3] or "00"), "%Y%m%d%H%M%S")
-    return moment.replace(tzinfo=UTC) if match[4] else moment.astimezone()
+    return moment.replace(tzinfo=UTC) if match[4] else moment.astimezone().astimezone(UTC)

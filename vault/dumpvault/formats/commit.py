@@ -208,7 +208,7 @@ def _record(fields: jcs.Fields) -> RegionRecord:
         key=fields.digest("key"),
         unreadable=tuple(unreadable),
     )
-    if record.message > 2 * length + (1 << 20):
+    if record.message > 2 * length + (2 << 20):
         fields.refuse(f"claims a message of {record.message} bytes for {length}")
     fields.done()
     return record

@@ -70,11 +70,8 @@ class Envelope:
             listed = trust.by_keyid(keyid)
             if not listed:
                 reasons.append(f"{keyid} is not in {trust.name}")
-            elif not any(key.has_role(role, host, moment) for key in listed):
-                reasons.append(
-                    f"{listed[0].principal} ({keyid}) may not sign {role}"
-                    f"{f' for host {host}' if host else ''} at this time"
-                )
+            elif all(objections := [key.objection(role, host, moment) for key in listed]):
+                reasons.append(f"{listed[0].principal} ({keyid}) {objections[0]}")
             elif pinned is not None and keyid not in pinned:
                 reasons.append(f"{listed[0].principal} ({keyid}) is not a signer of this vault")
             elif not listed[0].signer.verifies(signature, data):

@@ -84,8 +84,10 @@ def parse(read: Read) -> ElfCore | None:
     Raises ``MalformedElf``.
     """
     ident = read(0, 64)
-    if ident[:4] != MAGIC or len(ident) < 20:
+    if ident[:4] != MAGIC:
         return None
+    if len(ident) < 20:
+        raise MalformedElf("it ends inside the ELF header")
     if ident[4] not in (1, 2) or ident[5] not in (1, 2):
         return None
     layout = _Layout("<" if ident[5] == 1 else ">", ident[4] == 2)

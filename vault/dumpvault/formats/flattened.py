@@ -13,4 +13,4 @@ END_RECORD = struct.pack(">qq", -1, -1)
 
 def is_flattened(start: bytes) -> bool:
     """Whether a stream that begins with ``start`` carries the flattened header (signature, type 1)."""
-    return start[:16] == _SIGNATURE and start[16:24] == struct.pack(">q", 1)
+    return start[:16] == _SIGNATURE and start[16:24] in (struct.pack(">q", 1), b"")

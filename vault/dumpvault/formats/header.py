@@ -161,7 +161,10 @@ def _source(fields: jcs.Fields) -> Source:
     elf: ElfFacts | None = None
     if kind == "elf":
         facts = fields.object("elf")
-        elf = ElfFacts(facts.number("class"), facts.text("endian", "little|big"), facts.number("machine"))
+        bits = facts.number("class")
+        if bits not in (32, 64):
+            facts.refuse(f"has a class of {bits}")
+        elf = ElfFacts(bits, facts.text("endian", "little|big"), facts.number("machine"))
         facts.done()
     else:
         fields.exactly("elf", None)

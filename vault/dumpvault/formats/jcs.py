@@ -18,9 +18,10 @@ MAX_NUMBER = 2**31 - 1
 
 _QUANTITY = re.compile(r"0x(0|[1-9a-f][0-9a-f]{0,15})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 # Strings are skipped whole, so that brackets inside them do not count as nesting.
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Possessive, so that hostile strings cost neither memory nor a second scan.
+_NESTING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 def encode(value: Any) -> bytes:

@@ -153,6 +153,8 @@ class WrappedKeys:
         keys = []
         for entry in fields.objects("keys", 1024):
             keys.append((entry.number("region"), entry.base64("wrapped")))
+            if len(keys[-1][1]) != 40:
+                entry.refuse("is no wrapped key of 40 bytes")
             entry.done()
         fields.done()
         found = cls(vault, attempt, commit, tuple(keys))
@@ -164,7 +166,8 @@ class WrappedKeys:
         """Raise ``Forged`` unless these are the keys whose (region index, SHA-256) the commit signed."""
         actual = [(index, hashlib.sha256(key).hexdigest()) for index, key in self.keys]
         if actual != list(expected):
-            wrong = next((i for i, (a, e) in enumerate(zip(actual, expected, strict=False)) if a != e), len(actual))
+            shorter = min(len(actual), len(expected))
+            wrong = next((i for i in range(shorter) if actual[i] != expected[i]), shorter)
             raise Forged(
                 f"{name}: key {wrong} is not the one that commit {self.commit} signed",
                 "The key object was exchanged or damaged. Restore it from a copy.",

@@ -9,13 +9,15 @@ import tomllib
 from dataclasses import dataclass
 from typing import Any
 
-from dumpvault.errors import BadInput, PolicyRefused
+from dumpvault.errors import BadInput, PolicyRefused, Usage
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import Recipient
 
 __all__ = ["Policy", "parse_compress"]
 
 _MIB = 1 << 20
+_LONGEST = 65536
+_MOST_RECIPIENTS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,11 @@ class Policy:
     @classmethod
     def parse(cls, name: str, text: str) -> Policy:
         """Raises ``BadInput`` naming the policy, the rule and what is allowed."""
+        if len(text.encode()) > _LONGEST:
+            raise BadInput(f"policy {name}: longer than {_LONGEST} bytes", "It would not fit a vault's header.")
         try:
             rules = _Rules(name, tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise BadInput(f"policy {name}: not TOML: {error}", "Correct the file; nothing was captured.") from None
         rules.integer("format", 1, 1)
         rules.text("description")
@@ -75,6 +79,8 @@ class Policy:
 
         if len({r.digest for r in recipients}) != len(recipients):
             refuse("minimum", "a recipient is named twice")
+        if len(recipients) > _MOST_RECIPIENTS:
+            refuse("minimum", f"{len(recipients)} recipients; a vault has {_MOST_RECIPIENTS} at most")
         if len(recipients) < self.minimum_recipients:
             refuse("minimum", f"{len(recipients)} recipients; at least {self.minimum_recipients} are required")
         for r in recipients:
@@ -86,13 +92,14 @@ class Policy:
 
 
 def parse_compress(text: str, where: str) -> tuple[str, int]:
-    """``auto``, ``none`` or ``zstd[:LEVEL]`` as (mode, level); raises ``BadInput``."""
+    """``auto``, ``none`` or ``zstd[:LEVEL]`` as (mode, level); raises ``Usage`` or ``BadInput``."""
     mode, _, level = text.partition(":")
     if mode in ("auto", "none") and not level:
         return mode, 1
     if mode == "zstd" and (not level or (level.isdigit() and 1 <= int(level) <= 19)) and text != "zstd:":
         return mode, int(level or 3)
-    raise BadInput(f"{where}: {text!r} is no compression", "Use auto, none, or zstd:LEVEL with a level from 1 to 19.")
+    kind = Usage if where.startswith("--") else BadInput
+    raise kind(f"{where}: {text!r} is no compression", "Use auto, none, or zstd:LEVEL with a level from 1 to 19.")
 
 
 class _Rules:
@@ -134,7 +141,7 @@ class _Rules:
 
     def names(self, key: str, known: dict[str, Any]) -> tuple[str, ...]:
         values = self._take(key, list)
-        if not values or any(v not in known for v in values):
+        if not values or any(not isinstance(v, str) or v not in known for v in values):
             raise BadInput(
                 f"policy {self._where}: {key!r} is {values!r}; allowed, at least one of: {', '.join(known)}",
                 "Correct the rule; an empty rule never passes.",

@@ -104,6 +104,8 @@ class Message:
 
     def __init__(self, dek: bytes, context: bytes, blocks: Blocks) -> None:
         self._blocks = blocks
+        if len(dek) != 32:
+            raise Forged(f"{blocks.name}: its data key has {len(dek)} bytes", "No dumpvault writes this.")
         # C2SP: the final chunk is always there and always shorter than a whole one.
         full, rest = divmod(blocks.message - HEAD, _SEALED_CHUNK)
         if blocks.message < HEAD or rest < _TAG:
@@ -124,7 +126,9 @@ class Message:
         length = max(0, min(length, self.length - start))
         if length == 0:
             return b""
-        first, last = start // CHUNK, (start + length - 1) // CHUNK
+        # Whoever reads up to the end is told that it is the end: by the final chunk, which may be empty.
+        at_end = start + length == self.length
+        first, last = start // CHUNK, self.length // CHUNK if at_end else (start + length - 1) // CHUNK
         begin = HEAD + first * _SEALED_CHUNK
         end = min(HEAD + (last + 1) * _SEALED_CHUNK, self._blocks.message)
         sealed = memoryview(self._blocks.read(begin, end - begin))

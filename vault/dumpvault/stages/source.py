@@ -21,7 +21,13 @@ from dumpvault.model import PAGE, Range
 __all__ = ["Source", "open_source"]
 
 _PEEK = 1 << 20
+#: No more of a pipe is held back to see its headers: 75 000 program headers.
+_SIGHT = 4 << 20
 _BAD_PAGE = (errno.EIO, errno.EFAULT)
+
+
+class _OutOfSight(elf.MalformedElf):
+    """Perhaps a good ELF core; a pipe does not show."""
 
 
 class Source:
@@ -40,14 +46,21 @@ class Source:
         self._tail = b""
         if size is None:
             self._peek()
+        self._malformed = False
         try:
             self.core = elf.parse(self._look)
         except elf.MalformedElf as error:
+            self._malformed = not isinstance(error, _OutOfSight)
             self.warning = f"{name} begins as an ELF core but {error}; it is sealed as it is, as opaque bytes"
         if self.core:
             self.kind = "elf"
         elif flattened.is_flattened(self._look(0, 24)):
             self.kind = "flattened"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a pipe has given anything."""
+        return bool(self._peeked)
 
     @property
     def seekable(self) -> bool:
@@ -83,15 +96,23 @@ class Source:
             tail = self._tail if self.size is None else self._look(self.size - 16, 16)
             return "flattened", tail != flattened.END_RECORD
         if self.size is None:
-            return "eof", bool(self.warning)
-        return "size", bool(self.warning) or total < self.size
+            return "eof", self._malformed
+        return "size", self._malformed or total < self.size
+
+    def changed(self) -> bool:
+        """Whether a file was written to since it was opened; a dump of it is of no single moment."""
+        facts = os.fstat(self._fd)
+        return self.mtime is not None and (facts.st_size, facts.st_mtime_ns) != (self.size, self.mtime)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _look(self, offset: int, length: int) -> bytes:
         if self.size is None:
+            self._peek(offset + length)
             return bytes(self._peeked[offset : offset + length])
+        if offset + length >= 1 << 63:
+            return b""  # no file reaches there, whatever its headers say
         out = b""
         while len(out) < length:
             try:
@@ -106,13 +127,22 @@ class Source:
             out += piece
         return out
 
-    def _peek(self) -> None:
-        """Hold back the first bytes of a pipe, enough to see the headers."""
-        while len(self._peeked) < _PEEK:
-            piece = os.read(self._fd, _PEEK - len(self._peeked))
+    def _peek(self, enough: int = _PEEK) -> None:
+        """Hold back the first bytes of a pipe, so that its headers can be seen."""
+        while len(self._peeked) < min(enough, _SIGHT):
+            select.select([self._fd], [], [])  # the pipe may have been set not to block
+            try:
+                piece = os.read(self._fd, min(_PEEK, _SIGHT - len(self._peeked)))
+            except OSError as error:
+                raise BadInput(
+                    f"{self.name}: cannot be read at byte {len(self._peeked):#x}: {error.strerror}",
+                    "Its headers are needed first. Nothing was captured.",
+                ) from None
             if not piece:
-                break
+                return
             self._peeked += piece
+        if enough > _SIGHT:
+            raise _OutOfSight(f"what its header points at, {enough} bytes on, is not looked at on a pipe")
 
     def _read_file(self, offset: int, view: memoryview, holes: list[Range]) -> int:
         done = 0
@@ -172,20 +202,36 @@ def open_source(path: str) -> Source:
         fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}", "Nothing was captured.") from None
-    facts = os.fstat(fd)
-    name = "standard input" if path == "-" else path
-    size: int | None
-    if stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
-        size = facts.st_size if stat.S_ISREG(facts.st_mode) else os.lseek(fd, 0, os.SEEK_END)
-        source = Source(fd, name, size, facts.st_mtime_ns if size else None)
-        empty = size == 0
-    elif stat.S_ISDIR(facts.st_mode):
+    try:
+        source = _source(fd, path)
+    except BaseException:
         os.close(fd)
-        raise BadInput(f"{name} is a directory", "Name the vmcore in it. Nothing was captured.")
-    else:
-        source = Source(fd, name, None, None)
-        empty = not source._peeked
-    if empty:
-        source.close()
-        raise BadInput(f"{name} is empty", "Nothing was captured. Is this the crash kernel, and is the dump there?")
+        raise
+    if source is None:
+        os.close(fd)
+        raise BadInput(
+            f"{_shown(path)} is empty", "Nothing was captured. Is this the crash kernel, and is the dump there?"
+        )
     return source
+
+
+def _source(fd: int, path: str) -> Source | None:
+    """None if there is nothing in it."""
+    name, facts = _shown(path), os.fstat(fd)
+    if stat.S_ISDIR(facts.st_mode):
+        raise BadInput(f"{name} is a directory", "Name the vmcore in it. Nothing was captured.")
+    size = 0
+    if stat.S_ISREG(facts.st_mode):
+        size = facts.st_size
+    elif stat.S_ISBLK(facts.st_mode):
+        size = os.lseek(fd, 0, os.SEEK_END)
+    # A file that somebody has read from already, or one of /proc that states no size, is read on like a pipe.
+    if size and not (path == "-" and stat.S_ISREG(facts.st_mode) and os.lseek(fd, 0, os.SEEK_CUR)):
+        return Source(fd, name, size, facts.st_mtime_ns)
+    source = Source(fd, name, None, None)
+    return source if source.begun else None
+
+
+def _shown(path: str) -> str:
+    """A name that can be written down: bytes that are no UTF-8 are shown by their numbers."""
+    return "standard input" if path == "-" else os.fsencode(path).decode(errors="backslashreplace")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 
 from dumpvault.errors import BadInput, NoKey, StoreFailed
 from dumpvault.formats import private_key
@@ -25,9 +27,9 @@ def read_text(path: str, what: str) -> str:
             raise BadInput(f"{path}: too large for {what}", f"At most {_PUBLIC_LIMIT} bytes.")
         return data.decode()
     except UnicodeDecodeError:
-        raise BadInput(f"{path} is not text, so it is no {what}", "Name another file.") from None
+        raise BadInput(f"{path} is not text, so it is not {what}", "Name another file.") from None
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", f"A file with {what} is needed here.") from None
+        raise BadInput(f"{path}: {error.strerror}", f"It should hold {what}.") from None
 
 
 class TrustDirectory:
@@ -62,7 +64,7 @@ class TrustDirectory:
                     f"Known: {known}. Make one with 'dumpvault keys new recipient NAME', or name a .pub file.",
                 )
             path = wanted
-        return Recipient.parse(read_text(path, "recipient"), path)
+        return Recipient.parse(read_text(path, "a recipient"), path)
 
     def recipients(self) -> Iterator[Recipient]:
         """All recipients of the directory."""
@@ -71,7 +73,9 @@ class TrustDirectory:
             for name in sorted(os.listdir(directory)):
                 if name.endswith(".pub"):
                     path = os.path.join(directory, name)
-                    yield Recipient.parse(read_text(path, "recipient"), path)
+                    # What is not asked for by name must not keep the rest from being used.
+                    with suppress(BadInput):
+                        yield Recipient.parse(read_text(path, "a recipient"), path)
 
     def add_recipient(self, recipient: Recipient) -> str:
         """Write its public half; returns the path. Raises ``BadInput`` if the name is taken by another key."""
@@ -87,7 +91,7 @@ class TrustDirectory:
             return path
         if any(key.principal == principal for key in AllowedSigners(text, path).keys):
             raise BadInput(f"{path} lists a signer {principal!r} already", "Choose another name, or remove its line.")
-        temporary = path + ".new"
+        temporary = f"{path}.{secrets.token_hex(4)}.new"
         self._write_new(temporary, (text + ("" if text.endswith("\n") or not text else "\n") + line).encode(), 0o644)
         os.replace(temporary, path)
         _sync(os.path.dirname(path))
@@ -112,10 +116,19 @@ class TrustDirectory:
         """Take back a file that was just written."""
         os.unlink(path)
 
+    def private_keys(self) -> list[PrivateKey | LockedKey]:
+        """All private keys of the home that can be read; what cannot is left out."""
+        found = []
+        for name in self.private_names():
+            with suppress(BadInput, NoKey):
+                found.append(self.private_key(name))
+        return found
+
     def private_names(self) -> list[str]:
         if not os.path.isdir(self.private):
             return []
-        return sorted(name.removesuffix(".key") for name in os.listdir(self.private) if name.endswith(".key"))
+        names = (name.removesuffix(".key") for name in os.listdir(self.private) if name.endswith(".key"))
+        return sorted(name for name in names if NAME.fullmatch(name))
 
     def private_key(self, wanted: str) -> PrivateKey | LockedKey:
         """A private key by name or path. Raises ``NoKey`` or ``BadInput``."""

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
+from dumpvault.errors import StoreFailed
 from dumpvault.stages.store.contract import ObjectMissing, check_deletable, check_name
 from dumpvault.stages.store.local_upload import LocalUpload, failed, sync_directory
 
 __all__ = ["LocalStore"]
 
 _RESERVE = ".reserve"
+_RESERVED_FILES = 4  # signing off takes room in the file table as well
 _VOLATILE = ("tmpfs", "ramfs", "rootfs")
 
 
@@ -37,7 +39,10 @@ class LocalStore:
             if not stat.S_ISDIR(os.stat(self.root).st_mode):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         except OSError as error:
-            raise failed(self.root, "opening the store", error) from None
+            raise StoreFailed(
+                f"{self.root}: opening the store failed: {error.strerror}",
+                "Is the path right, and its disk mounted? Nothing was read or written.",
+            ) from None
 
     def create(self, name: str) -> LocalUpload:
         check_name(name)
@@ -92,18 +97,24 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         check_name(prefix)
-        for entry in self._scan(prefix):
-            name = f"{prefix}/{entry.name}"
-            if entry.is_dir(follow_symlinks=False):
-                yield from self.list(name)
-            else:
-                yield name
+        # Not recursive, and without check_name: what others have put here may have any name and depth.
+        folders = [prefix]
+        while folders:
+            folder = folders.pop()
+            for entry in self._scan(folder):
+                name = f"{folder}/{entry.name}"
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(name)
+                else:
+                    yield name
 
     def delete(self, name: str) -> None:
         check_deletable(name)
         path = os.path.join(self.root, name)
         try:
-            os.unlink(path)
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            # Also where it was gone already: an earlier delete may have died before this.
             sync_directory(os.path.dirname(path))
         except FileNotFoundError:
             return
@@ -123,18 +134,20 @@ class LocalStore:
 
     def reserve(self, length: int) -> None:
         try:
-            fd = os.open(os.path.join(self.root, _RESERVE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.posix_fallocate(fd, 0, length)
-            finally:
-                os.close(fd)
+            for i in range(_RESERVED_FILES):
+                fd = os.open(f"{self.root}/{_RESERVE}.{i}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    os.posix_fallocate(fd, 0, length // _RESERVED_FILES)
+                finally:
+                    os.close(fd)
         except OSError as error:
             self.unreserve()
             raise failed(_RESERVE, f"keeping {length} bytes for signing off", error) from None
 
     def unreserve(self) -> None:
-        with suppress(OSError):
-            os.unlink(os.path.join(self.root, _RESERVE))
+        for i in range(_RESERVED_FILES):
+            with suppress(OSError):
+                os.unlink(f"{self.root}/{_RESERVE}.{i}")
 
     def _scan(self, prefix: str) -> Iterator[os.DirEntry[str]]:
         try:
@@ -149,7 +162,7 @@ class LocalStore:
     def _open(self, name: str) -> int:
         check_name(name)
         try:
-            fd = os.open(os.path.join(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(os.path.join(self.root, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             raise ObjectMissing(
                 f"{name}: no such object in {self.root}", "Restore it from a copy, if there is one."

@@ -28,7 +28,7 @@ def failed(name: str, what: str, error: OSError) -> StoreFailed:
         errno.EACCES: "No permission. Run as the store's owner or name another store.",
         errno.EFBIG: "A file size limit was reached (ulimit -f, or the file system's). Raise it.",
     }
-    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreFailed
+    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else StoreFailed
     return kind(
         f"{name}: {what} failed: {error.strerror}",
         hints.get(error.errno or 0, "What was written before is unharmed. Check the disk before trying again."),
@@ -64,10 +64,7 @@ class LocalUpload:
         view = memoryview(data)
         try:
             if self._direct:
-                aligned = len(view) // _ALIGN * _ALIGN
-                if aligned and not self._write_direct(view[:aligned]):
-                    aligned = 0
-                view = view[aligned:]
+                view = view[self._write_direct(view[: len(view) // _ALIGN * _ALIGN]) :]
                 if len(view):
                     self._leave_direct()
             while len(view):
@@ -111,20 +108,22 @@ class LocalUpload:
         os.close(self._directory)
         self._fd = -1
 
-    def _write_direct(self, view: memoryview) -> bool:
-        """Write whole pages past the page cache; False if the file system will not have this buffer."""
+    def _write_direct(self, view: memoryview) -> int:
+        """Write whole pages past the page cache; how many bytes the file system would have from this memory."""
+        written = 0
         while len(view):
             try:
                 count = os.write(self._fd, view)
             except OSError as error:
-                if error.errno != errno.EINVAL or self._written:
+                if error.errno != errno.EINVAL:
                     raise
-                return False
+                return written
             self._written += count
+            written += count
             if count % _ALIGN:
                 raise OSError(errno.EIO, f"a short write of {count} bytes")
             view = view[count:]
-        return True
+        return written
 
     def _leave_direct(self) -> None:
         import fcntl
