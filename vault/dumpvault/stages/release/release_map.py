@@ -58,7 +58,11 @@ class ReleaseMap:
         good = [area for area in shown if self._sane(area, areas, described, memory_end)]
         if not good:
             return self
-        self.target = Ranges((area.start, area.end) for area in good).widened(page)
+        # The page in which the reserve begins in mid-page is also the running kernel's.
+        low_memory = Ranges([(0, -(-areas.crashed.start // page) * page)])
+        self.target = Ranges((area.start, area.end) for area in good).widened(page) - low_memory
+        if not self.target:
+            return self
         self._reserve = (min(start for start, _ in self.target), max(end for _, end in self.target))
         self._linear = [_Linear(load.address, load.address + load.length, load.offset) for load in loads]
         everything = Ranges([(self._reserve[0], self._reserve[1] + page)])
