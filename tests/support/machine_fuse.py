@@ -5,7 +5,7 @@
 MOUNTPOINT/vmcore, MOUNTPOINT/sys/kernel/release_region (or fadump/release_mem), and MOUNTPOINT/state.json: what was
 done to the machine so far. Nothing is cached (direct_io): each read comes from memory as it is at that moment.
 
-The kernel hands a large read on in pieces (128 KiB to 1 MiB): where a page is bad, what came before its piece counts.
+The kernel hands a large read on in pieces of 128 KiB: where a page is bad, what came before its piece counts.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ class _Files(mfusepy.Operations):
     def __init__(self, machine: Machine, release: str, form: str) -> None:
         self.machine = machine
         self.text = machine.release_region_text(form).encode()  # type: ignore[arg-type]
-        self.release = _PHYP if release == "phyp" else _FADUMP
+        self.release_file = _PHYP if release == "phyp" else _FADUMP
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Path to mode and size. The vmcore is gone once fadump has released."""
-        files = {_VMCORE: (0o400, self.machine.size), self.release: (0o600, 4096), _STATE: (0o444, len(self._state()))}
+        files = {
+            _VMCORE: (0o400, self.machine.size),
+            self.release_file: (0o600, 4096),
+            _STATE: (0o444, len(self._state())),
+        }
         if self.machine.fadump_released:
             del files[_VMCORE]
         return files
@@ -73,7 +77,7 @@ class _Files(mfusepy.Operations):
         return shown[offset : offset + size]
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
-        return (self.machine.write_release if self.release == _PHYP else self.machine.write_fadump)(data)
+        return (self.machine.write_release if self.release_file == _PHYP else self.machine.write_fadump)(data)
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> int:
         return 0
