@@ -15,7 +15,12 @@ from dataclasses import dataclass
 __all__ = ["Area", "Areas", "command", "parse"]
 
 _PAIR = r"(?:0x)?([0-9a-f]{1,16})-(?:0x)?([0-9a-f]{1,16})"
-_LINE = re.compile(rf"CPU:{_PAIR}:HPTE:{_PAIR}:DUMP:{_PAIR},{_PAIR}:?", re.IGNORECASE)
+_GAP = r"[/\s]*"  # between words only: a number that is cut in two is no number
+_LINE = re.compile(
+    rf"{_GAP}CPU:{_GAP}{_PAIR}{_GAP}:{_GAP}HPTE:{_GAP}{_PAIR}{_GAP}:{_GAP}"
+    rf"DUMP:{_GAP}{_PAIR}{_GAP},{_GAP}{_PAIR}{_GAP}(?::{_GAP})?",
+    re.IGNORECASE,
+)
 _LIMIT = 4096
 
 
@@ -52,7 +57,7 @@ def parse(text: str) -> Areas:
     """Read either written form; ``ValueError`` says what is wrong."""
     if len(text) > _LIMIT:
         raise ValueError("longer than any kernel writes it")
-    match = _LINE.fullmatch(re.sub(r"[/\s]+", "", text))
+    match = _LINE.fullmatch(text)
     if match is None:
         raise ValueError(f"not of the form CPU:…: HPTE:…: DUMP:…, …: but {text.strip()[:80]!r}")
     numbers = [int(digits, 16) for digits in match.groups()]

@@ -58,7 +58,11 @@ class ReleaseMap:
         good = [area for area in shown if self._sane(area, areas, described, memory_end)]
         if not good:
             return self
-        self.target = Ranges((area.start, area.end) for area in good).widened(page)
+        # The page in which the reserve begins in mid-page is also the running kernel's.
+        low_memory = Ranges([(0, -(-areas.crashed.start // page) * page)])
+        self.target = Ranges((area.start, area.end) for area in good).widened(page) - low_memory
+        if not self.target:
+            return self
         self._reserve = (min(start for start, _ in self.target), max(end for _, end in self.target))
         self._linear = [_Linear(load.address, load.address + load.length, load.offset) for load in loads]
         everything = Ranges([(self._reserve[0], self._reserve[1] + page)])
@@ -69,8 +73,10 @@ class ReleaseMap:
         if areas.scratch in good:
             self._linear += _copies(areas.scratch, loads)
         else:
-            low = Ranges((load.offset, load.offset + load.length) for load in loads if load.address < self._reserve[0])
-            self._whole.append((everything, low))
+            # So may the copy: all pages wait for what of low memory is in the file.
+            below = max(self._reserve[0], areas.scratch.length)
+            low = ((load.offset, load.offset + min(load.length, below - load.address)) for load in loads)
+            self._whole.append((everything, Ranges(low)))
         if hold_undescribed:
             described = Ranges((c.start, c.end) for c in self._linear)
             other = Ranges((area.start, area.end) for area in (areas.cpu, areas.hpte) if area in good)
@@ -108,8 +114,8 @@ class ReleaseMap:
         return Ranges([(start, start + length + self.page)]).widened(self.page)
 
     def _sane(self, area: Area, areas: Areas, described: Ranges, memory_end: int) -> bool:
-        """Whether an area can be accounted for; what cannot is noted."""
-        if not area.known:
+        """Whether an area can be accounted for; what cannot is noted. All are unknown while the kernel counts from 0."""
+        if not area.known or (areas.cpu.start == 0 and area is not areas.crashed):
             self.unknown.append(area.name)
             return False
         shown = f"the {area.name} area {area.start:#x}-{area.length:#x}"
@@ -120,7 +126,7 @@ class ReleaseMap:
         if area in (areas.scratch, areas.crashed) and not touched & described:
             self.refused.append(f"{shown} is described by no PT_LOAD")
             return False
-        if area is not areas.crashed and areas.crashed.known and area.start < areas.crashed.start:
+        if area is not areas.crashed and area.start < areas.crashed.start:
             # The kernel raises such a start to its reserve without shortening the length, and frees what was not asked.
             self.refused.append(f"{shown} begins below the reserve at {areas.crashed.start:#x}")
             return False
