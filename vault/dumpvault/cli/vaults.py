@@ -72,7 +72,7 @@ def info_command(vault: str, store: str | None, allowed_signers: str | None, as_
         output.print_json(facts)
     else:
         for label, value in facts.items():
-            if label != "findings":
+            if label != "findings" and value != []:
                 shown = ", ".join(map(str, value)) if isinstance(value, list) else value
                 click.echo(f"{label.replace('_', ' ') + ':':<18} {output.printable(str(shown))}")
     for finding in report.findings:
@@ -84,7 +84,7 @@ def info_command(vault: str, store: str | None, allowed_signers: str | None, as_
 def _facts(report: Report) -> dict[str, Any]:
     examiner = report.examiner
     header, totals, manifest = examiner.header, examiner.totals, examiner.manifest
-    source = header.source
+    source, released = header.source, examiner.release_bytes()
     return {
         "vault": report.vault,
         "verdict": f"{report.verdict} (regions' bytes not read)",
@@ -96,8 +96,14 @@ def _facts(report: Report) -> dict[str, Any]:
         "source": source.name,
         "source_kind": source.kind + (f" {source.elf.bits}-bit {source.elf.endian}-endian" if source.elf else ""),
         "bytes": totals.size,
+        "durable_bytes": sum(attempt.bytes for _, attempt in examiner.attempts.values()),
         "sealed_bytes": totals.sealed,
         "unreadable_bytes": totals.unreadable,
+        "released_bytes": released["released"],
+        "release_authorised_bytes": released["authorised"],
+        "release_failed_bytes": released["failed"],
+        "release_unknown_bytes": released["unknown"],
+        "release_at_end": [f"{event.method}: {event.result}" for event in examiner.events],
         "regions": totals.regions,
         "commits": len(examiner.commits),
         "attempts": len(examiner.attempts),

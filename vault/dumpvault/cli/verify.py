@@ -73,6 +73,10 @@ def _print(report: Report) -> None:
     if report.header_read:
         signed = ", ".join(examiner.trust.principal(keyid) for keyid in examiner.header_signers)
         until = "" if examiner.manifest else f", at least up to commit {len(examiner.commits) - 1}"
+        released = examiner.release_bytes()
+        if released["authorised"]:
+            told = ", ".join(f"{output.size(released[state])} {state}" for state in ("released", "failed", "unknown"))
+            click.echo(f"     memory handed back: {output.size(released['authorised'])} authorised: {told}")
         click.echo(
             f"{report.vault}: {report.verdict}; {examiner.totals.regions} regions, "
             f"{output.size(examiner.totals.size)} of memory, signed by {signed}{until}"
@@ -100,6 +104,7 @@ def _print_json(report: Report) -> None:
             ],
             "foreign": report.foreign,
             "regions": examiner.totals.regions,
+            "release_bytes": examiner.release_bytes(),
             "sealed_bytes": examiner.totals.sealed,
             "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
             "steps": [

@@ -184,6 +184,9 @@ class _Attempt:
         jobs = request.jobs or os.cpu_count() or 1
         try:
             self.store.reserve(_RESERVE)
+        except StoreFull as error:
+            self.notes.append(f"{error.message}; what fits is sealed all the same")
+        try:
             committer.run(self._plan(durable), jobs if self.source.seekable else 1, progress)
         except StoreFull as error:
             committer.failure = error  # a commit found no room; what was kept free serves to sign off

@@ -155,6 +155,25 @@ class Examiner:
         self.events.append(event)
         self._event_tip = hashlib.sha256(data).hexdigest()
 
+    def release_bytes(self) -> dict[str, int]:
+        """Bytes of memory that commits authorised to be handed back, in all and by outcome (untold ones are unknown)."""
+        lengths = {
+            (commit.number, i): release.length
+            for commit in self.commits
+            if isinstance(commit.body, Regions)
+            for i, release in enumerate(commit.body.releases)
+        }
+        told = {
+            (o.commit, o.release): o.result
+            for c in self.commits
+            if isinstance(c.body, Regions)
+            for o in c.body.outcomes
+        }
+        totals = {"authorised": sum(lengths.values()), "released": 0, "failed": 0, "unknown": 0}
+        for key, length in lengths.items():
+            totals[told.get(key, "unknown")] += length
+        return totals
+
     def records(self) -> Iterable[tuple[int, RegionRecord]]:
         """Every committed region with its attempt."""
         for commit in self.commits:
