@@ -43,6 +43,11 @@ def capture(home: Home, machine: Served, policy: Path, *more: object) -> list[st
     ]  # fmt: skip
 
 
+def start(home: Home, machine: Served, policy: Path) -> subprocess.Popen[bytes]:
+    command = capture(home, machine, policy)
+    return subprocess.Popen(command, env=home.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def test_memory_goes_back_while_the_dump_is_read(home: Home, machine: Served, policy: Path, tmp_path: Path) -> None:
     """Everything comes back bit for bit although it was freed while later regions were read; nothing twice, all told."""
     done = subprocess.run(capture(home, machine, policy), env=home.env, capture_output=True, text=True, check=False)
@@ -149,8 +154,17 @@ def order(trace: str) -> Iterator[str]:
     """What matters of a trace: a link of an object, an object durable (file synced, linked, directory synced), a release."""
     synced: set[str] = set()
     linked: dict[str, str] = {}
+    begun: dict[str, str] = {}
     for line in trace.splitlines():
-        call = re.search(r"(\w+)\((.*)\)\s+= (\S+)", line) or re.search(r"<... (\w+) resumed>(.*)\)\s+= (\S+)", line)
+        thread, _, text = line.partition(" ")
+        if text.rstrip().endswith("<unfinished ...>"):
+            begun[thread] = text.rstrip().removesuffix("<unfinished ...>")
+            if "release_region" in text:
+                yield "release"  # from here on memory may be gone
+            continue
+        resumed = re.match(r"\s*<... \w+ resumed>(.*)", text)
+        whole = begun.pop(thread, "") + resumed[1] if resumed else text
+        call = re.search(r"(\w+)\((.*)\)\s+= (\S+)", whole)
         if call is None or call[3].startswith("-1"):
             continue
         name, arguments = call[1], call[2]
@@ -170,7 +184,7 @@ def order(trace: str) -> Iterator[str]:
                 short = re.sub(r".*/vaults/[0-9a-f]{32}/?", "", f"{folder}/{final}")
                 linked[short] = folder
                 yield f"link {short.removesuffix('.dsse.json')}"
-        elif name == "write" and "release_region" in arguments:
+        elif name == "write" and "release_region" in arguments and not resumed:
             yield "release"
 
 

@@ -59,8 +59,9 @@ class Served:
 
     def state(self) -> dict[str, Any]:
         """What was done to the machine so far; see ``Machine.state``."""
+        # In one read, for the machine may change between two.
         with open(self.mountpoint / "state.json", "rb", buffering=0) as file:
-            return dict(json.loads(file.readall()))
+            return dict(json.loads(file.read(128 << 10).splitlines()[0]))
 
     def twin(self) -> Machine:
         """The same machine in this process, brought to the same state: for ``lost`` and ``pristine``."""
