@@ -22,7 +22,7 @@ def policy(tmp_path: Path) -> Path:
     """Commits as often as a policy allows, so that small memory is released in several steps."""
     text = (Path(__file__).parents[2] / "policies" / "baseline.toml").read_text()
     path = tmp_path / "often.toml"
-    path.write_text(text.replace("mib = 1024\nseconds = 10", "mib = 1\nseconds = 1"))
+    path.write_text(text.replace("mib = 64\nseconds = 10", "mib = 1\nseconds = 1"))
     return path
 
 

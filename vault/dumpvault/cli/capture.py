@@ -81,7 +81,7 @@ def capture_command(
         result = capture(load_site(), request, progress, lambda vault: output.say(f"vault {vault}"))
     manifest = result.manifest
     for warning in result.warnings:
-        output.say(f"warning: {warning}")
+        output.say(f"note: {warning}")
     if manifest.totals.unreadable:
         output.say(f"warning: {manifest.totals.unreadable} bytes could not be read; they stand as zeros and are listed")
     if as_json:
