@@ -62,7 +62,13 @@ def measure(work: Path, mib: int, svg: str | None) -> None:
 
     PhypRelease.perform = perform  # type: ignore[method-assign]
     request = CaptureRequest(
-        source=str(source), recipients=("r",), signer="s", jobs=2, release="phyp", vmcore=str(source), sysfs=str(work / "sys")
+        source=str(source),
+        recipients=("r",),
+        signer="s",
+        jobs=2,
+        release="phyp",
+        vmcore=str(source),
+        sysfs=str(work / "sys"),
     )
     began = monotonic()
     result = capture(site, request, lambda done, total: None, lambda vault: None)

@@ -23,9 +23,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path, Path]:
     home = make_home(work / "site")
     small = work / "policy.toml"
     policy = (Path(__file__).parents[2] / "policies" / "baseline.toml").read_text()
-    small.write_text(policy.replace("mib = 64
-seconds", "mib = 1
-seconds"))
+    small.write_text(policy.replace("mib = 64\nseconds", "mib = 1\nseconds"))
     first = seal(home, write_core(work / "one", 700, seed=1), "--region-size", "512K", "--policy", small)
     second = seal(home, write_core(work / "two", 700, seed=2), "--region-size", "512K", "--policy", small)
     assert len(list((home.vaults / first / "commits").iterdir())) >= 3
