@@ -31,7 +31,10 @@ def layouts(draw: st.DrawFn, *, ragged: bool | None = None) -> Layout:
     pages = -(-(sum(scratch) + upto(2) * PAGE) // PAGE)
     end = pages * PAGE
     # To the CPU area, over everything, or anything: the kernel subtracts numbers that need not belong together.
-    crashed = (reserve, draw(st.one_of(st.just(cpu[0] - reserve), st.integers(1, end - reserve))))
+    crashed = (
+        reserve,
+        draw(st.sampled_from([cpu[0], end]).map(lambda to: to - reserve) | st.integers(1, end - reserve)),
+    )
     loads = draw(_loads(end, 1 if ragged else PAGE))
     table = tuple(draw(st.permutations(range(len(loads)))))
     return Layout(pages, reserve, cpu, hpte, scratch, crashed, loads, table, PAGE)
