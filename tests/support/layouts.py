@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
+from dumpvault.ranges import Ranges
 from support.machine import Area, Layout
 
 __all__ = ["PAGE", "durable_steps", "layouts"]
@@ -31,7 +32,10 @@ def layouts(draw: st.DrawFn, *, ragged: bool | None = None) -> Layout:
     pages = -(-(sum(scratch) + upto(2) * PAGE) // PAGE)
     end = pages * PAGE
     # To the CPU area, over everything, or anything: the kernel subtracts numbers that need not belong together.
-    crashed = (reserve, draw(st.one_of(st.just(cpu[0] - reserve), st.integers(1, end - reserve))))
+    crashed = (
+        reserve,
+        draw(st.sampled_from([cpu[0], end]).map(lambda to: to - reserve) | st.integers(1, end - reserve)),
+    )
     loads = draw(_loads(end, 1 if ragged else PAGE))
     table = tuple(draw(st.permutations(range(len(loads)))))
     return Layout(pages, reserve, cpu, hpte, scratch, crashed, loads, table, PAGE)
@@ -51,10 +55,14 @@ def _loads(draw: st.DrawFn, end: int, grain: int) -> tuple[Area, ...]:
 
 @st.composite
 def durable_steps(draw: st.DrawFn, size: int) -> list[tuple[int, int]]:
-    """File ranges in the order in which they become durable: slices in any order, or ranges anywhere."""
+    """File ranges in the order in which they become durable: slices in any order, ranges anywhere, or all but little."""
     grain = draw(st.sampled_from([PAGE // 2, PAGE, 4 * PAGE, 1000]))
-    slices = [(a, min(size, a + grain)) for a in range(0, size, grain)]
-    if draw(st.booleans()):
-        return draw(st.permutations(slices))[: draw(st.integers(1, len(slices)))]
     where = st.tuples(st.integers(0, size), st.integers(1, size)).map(lambda p: (p[0], min(size, p[0] + p[1])))
-    return draw(st.lists(where, min_size=1, max_size=12))
+    way = draw(st.sampled_from(["slices", "ranges", "all but"]))
+    if way == "slices":
+        slices = [(a, min(size, a + grain)) for a in range(0, size, grain)]
+        return draw(st.permutations(slices))[: draw(st.integers(1, len(slices)))]
+    if way == "ranges":
+        return draw(st.lists(where, min_size=1, max_size=12))
+    missing = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3))
+    return list(Ranges([(0, size)]) - Ranges((at, at + grain) for at in missing))

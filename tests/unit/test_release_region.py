@@ -106,7 +106,7 @@ def test_nonsense_is_refused_with_a_reason(kind: str) -> None:
     assert len(str(raised.value)) < 500
 
 
-@given(st.text(alphabet="CPUHTEDM:0x19aF-, /\n", max_size=120) | st.text(max_size=60))
+@given(st.text(alphabet="CPUHTEDM:0x19aF-, /\n", max_size=120) | st.text(st.characters(codec="latin-1"), max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No other exception than ``ValueError`` leaves the parser."""
     try:

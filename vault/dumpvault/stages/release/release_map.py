@@ -65,7 +65,7 @@ class ReleaseMap:
             return self
         self._reserve = (min(start for start, _ in self.target), max(end for _, end in self.target))
         self._linear = [_Linear(load.address, load.address + load.length, load.offset) for load in loads]
-        everything = Ranges([(self._reserve[0], self._reserve[1] + page)])
+        everything = Ranges([self._reserve])
         for area in (areas.cpu, areas.hpte):
             # An unknown area may be anywhere, so all pages wait for what it goes with.
             where = Ranges([(area.start, area.end)]) if area in good else everything
