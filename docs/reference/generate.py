@@ -17,7 +17,8 @@ Written by `make reference` from what each command's `--help` prints.
 
 def commands(command: click.Command, path: list[str]) -> list[str]:
     """The section of one command, then those of its subcommands."""
-    context = click.Context(command, info_name=" ".join(path), terminal_width=100, max_content_width=100)
+    settings = command.context_settings
+    context = click.Context(command, info_name=" ".join(path), terminal_width=100, max_content_width=100, **settings)
     sections = [f"\n## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n"]
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -41,6 +41,7 @@ def test_one_page_less_at_the_end_of_the_reserve() -> None:
 def test_a_piece_ends_one_page_short_of_the_frontier() -> None:
     """Pages 20 to 29 durable: the write names nine, frees ten, and the next one begins at the tenth."""
     collector = Collector(Machine(ONE_LOAD))
+    collector.step(*collector.heads)
     assert collector.step(*_file(collector, 20, 30)) == [(20 * PAGE, 9 * PAGE)]
     assert collector.freed == set(range(20, 30))
     assert collector.step() == []
@@ -51,6 +52,7 @@ def test_a_piece_ends_one_page_short_of_the_frontier() -> None:
 def test_a_piece_that_meets_released_memory_reaches_it() -> None:
     """Where the page after is free already, nothing is kept back."""
     collector = Collector(Machine(ONE_LOAD))
+    collector.step(*collector.heads)
     collector.step(*_file(collector, 30, 33))
     assert collector.step(*_file(collector, 25, 30)) == [(25 * PAGE, 5 * PAGE)]
 
@@ -58,6 +60,7 @@ def test_a_piece_that_meets_released_memory_reaches_it() -> None:
 def test_one_page_alone_waits_for_the_next() -> None:
     """A write frees two pages at least, as written here: page 20 goes when page 21 may."""
     collector = Collector(Machine(ONE_LOAD))
+    collector.step(*collector.heads)
     assert collector.step(*_file(collector, 20, 21)) == []
     assert collector.step(*_file(collector, 21, 22)) == [(20 * PAGE, PAGE)]
     assert collector.freed == {20, 21}
@@ -68,6 +71,14 @@ def test_memory_returns_early_and_in_file_order() -> None:
     collector = Collector(Machine(ONE_LOAD))
     collector.in_steps(PAGE)
     assert len(collector.machine.kernel.writes) > 40
+    assert collector.freed == set(range(16, 64))
+
+
+def test_nothing_goes_before_headers_and_notes() -> None:
+    """Notes may be made of any page: all memory durable, and not one page goes until they are."""
+    collector = Collector(Machine(ONE_LOAD))
+    assert collector.step(*(Ranges([(0, collector.machine.size)]) - collector.heads)) == []
+    collector.step(*collector.heads)
     assert collector.freed == set(range(16, 64))
 
 

@@ -1,4 +1,4 @@
-"""Makes the vault vectors beside this file. Run once per format version; what is committed is never remade.
+"""Makes the vault vectors beside this file. A case that is there is never remade.
 
     python tests/vectors/make.py
 
@@ -8,14 +8,18 @@ Each case is a folder: ``source`` (the bytes that must come back), ``recipient.k
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
 import shutil
+import signal
 import struct
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from dumpvault.errors import Incomplete
 from dumpvault.flows.capture import CaptureRequest, capture
 from dumpvault.flows.keys import new_recipient, new_signer
 from dumpvault.flows.site import Site, init_site
@@ -46,6 +50,8 @@ def core(bits: int, endian: str, data: bytes) -> bytes:
 
 def make(name: str, suite: str, source: bytes, compress: str, region_size: int, *, finished: bool = True) -> None:
     folder = HERE / name
+    if folder.exists():
+        return
     folder.mkdir()
     (folder / "source").write_bytes(source)
     with tempfile.TemporaryDirectory() as work:
@@ -69,6 +75,55 @@ def make(name: str, suite: str, source: bytes, compress: str, region_size: int, 
     (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
 
 
+def make_eventful(name: str, source: bytes) -> None:
+    """Two attempts: stopped and ended, adopted and gone on with; two recipients, a bad page, releases and outcomes."""
+    folder = HERE / name
+    if folder.exists():
+        return
+    folder.mkdir()
+    bad = 12 * 4096  # reads as zeros
+    (folder / "source").write_bytes(source[:bad] + bytes(4096) + source[bad + 4096 :])
+    with tempfile.TemporaryDirectory() as work:
+        site = Site.load({"DUMPVAULT_HOME": work})
+        init_site(site)
+        new_recipient(site, "vector", "xwing", None)
+        new_recipient(site, "second", "mlkem1024", None)
+        new_signer(site, "collector@vector.example", "collector", None)
+        os.chdir(folder)
+        (Path(work) / "sys/kernel").mkdir(parents=True)
+        end = (1 << 20) + len(source) - 8192
+        areas = f"DUMP:{end - 16384:#x}-0x4000, {1 << 20:#x}-{end - 16384 - (1 << 20):#x}:"
+        (Path(work) / "sys/kernel/release_region").write_text(
+            f"CPU:{end - 20480:#x}-0x800: HPTE:{end - 18432:#x}-0x800: {areas}"
+        )
+        request = CaptureRequest(
+            source="source", recipients=("vector", "second"), signer="collector@vector.example", compress="zstd:1",
+            region_size=32768, host="vector.example", jobs=1, release="phyp", vmcore="source", sysfs=f"{work}/sys",
+        )  # fmt: skip
+
+        def stop(done: int, total: int | None) -> None:
+            if done > 65536:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        whole = os.preadv
+
+        def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+            if offset <= bad < offset + len(buffers[0]):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return whole(fd, buffers, offset)
+
+        os.preadv = preadv  # type: ignore[assignment]
+        with suppress(Incomplete):
+            capture(site, request, stop, lambda vault: None)
+        result = capture(site, request, lambda done, total: None, lambda vault: None)
+        os.preadv = whole
+        shutil.copytree(site.store_url, folder / "store")
+        shutil.copy(site.trust.private_path("vector"), folder / "recipient.key")
+        shutil.copy(site.trust.allowed_signers_path, folder / "allowed_signers")
+    case = {"finished": True, "regions": result.manifest.totals.regions, "size": len(source), "vault": result.vault}
+    (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
+
+
 def main() -> None:
     rng = random.Random(20261123)
     make("elf64-xwing-zstd", "xwing", core(64, "little", memory(rng, 72)), "zstd:1", 131072)
@@ -76,6 +131,8 @@ def main() -> None:
     make("opaque-mlkem1024-zstd", "mlkem1024", b"KDUMP   " + rng.randbytes(9000) + bytes(12000), "zstd:3", 8192)
     make("opaque-mlkem1024-p384-raw", "mlkem1024-p384", rng.randbytes(16384 - 1), "none", 16384)
     make("opaque-x25519-one-byte", "x25519", b"\x00", "zstd:1", 4096)
+    head = elf.write_headers([(elf.PT_NOTE, 4096, 0, 64), (elf.PT_LOAD, 8192, 1 << 20, 48 * 4096)])
+    make_eventful("eventful-two-attempts", head.ljust(4096, b"\0") + bytes(4096) + memory(rng, 49)[: 48 * 4096])
     make("unfinished-xwing-zstd", "xwing", core(64, "little", memory(rng, 20)), "zstd:1", 65536, finished=False)
 
 

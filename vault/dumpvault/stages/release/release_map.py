@@ -1,7 +1,7 @@
 """The release map of a phyp-assisted dump: which file ranges must be durable before a page may be freed. Pure.
 
 Every page carries claims: each PT_LOAD that maps it, the low memory whose copy it holds (first DUMP range), and headers
-and notes if it holds CPU or HPTE data. A page may go when all its claims are durable, and because the kernel's loop
+and notes, which may be made of any page. A page may go when all its claims are durable, and because the kernel's loop
 frees one page more than it is told (``i <= end_pfn``), the page after it must be free to go as well.
 """
 
@@ -66,10 +66,9 @@ class ReleaseMap:
         self._reserve = (min(start for start, _ in self.target), max(end for _, end in self.target))
         self._linear = [_Linear(load.address, load.address + load.length, load.offset) for load in loads]
         everything = Ranges([self._reserve])
-        for area in (areas.cpu, areas.hpte):
-            # An unknown area may be anywhere, so all pages wait for what it goes with.
-            where = Ranges([(area.start, area.end)]) if area in good else everything
-            self._whole.append((where, heads))
+        # Not the CPU and HPTE areas alone: notes may be read from any page (crash_notes, VMCOREINFO) at the time they are
+        # asked for. They are the first to be captured, so this holds nothing up.
+        self._whole.append((everything, heads))
         if areas.scratch in good:
             self._linear += _copies(areas.scratch, loads)
         else:
