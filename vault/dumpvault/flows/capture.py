@@ -136,7 +136,8 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> _Attempt:
     facts = _describe(source, own)
     journal = None
     if facts.identity or releaser.method != "none":
-        journal = Journal(site.run, facts.identity or "pipe", _boot_id())
+        # This boot's own dump is one dump, also when its notes have gone with the CPU area and it looks like another.
+        journal = Journal(site.run, "vmcore" if own else facts.identity or "pipe", _boot_id())
     return _Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
 
 

@@ -49,10 +49,12 @@ def find_unfinished(
     """
     found: Unfinished | None = None
     for claim in claims(store):
-        if claim.vault != wanted and (wanted or not same_dump(claim, facts, host, keyid)):
+        # What this boot released under, it captures, though the freed notes make its dump look like another.
+        same = claim.vault == noted.vault or same_dump(claim, facts, host, keyid)
+        if claim.vault != wanted and (wanted or not same):
             continue
         if wanted:
-            _insist(claim, facts, host, keyid)
+            _insist(claim, same)
         if claim.ended:
             _refuse_if_released(store, trust, claim.vault, boot_id, noted)
             continue
@@ -154,11 +156,11 @@ def _refuse_if_released(store: Store, trust: AllowedSigners, vault: str, boot_id
         )
 
 
-def _insist(claim: Claim, facts: SourceFacts, host: str, keyid: str) -> None:
+def _insist(claim: Claim, same: bool) -> None:
     """Say why a vault that was named is not one to go on with."""
     if claim.ended:
         raise Usage(f"vault {claim.vault} is finished", "There is nothing to resume.")
-    if not same_dump(claim, facts, host, keyid):
+    if not same:
         raise Usage(
             f"vault {claim.vault} is of another dump, host or signer",
             "Two crashes are never mixed. Leave --resume out to begin a new vault. A pipe cannot be resumed.",
