@@ -183,9 +183,9 @@ class _Attempt:
         )  # fmt: skip
         committer = Committer(line, self.chain, self.policy, self.releaser, self.journal, _now)
         committer.durable, committer.outcomes = durable, outcomes
-        self.store.reserve(_RESERVE)
         jobs = request.jobs or os.cpu_count() or 1
         try:
+            self.store.reserve(_RESERVE)
             committer.run(self._plan(durable), jobs if self.source.seekable else 1, progress)
         except StoreFull as error:
             committer.failure = error  # a commit found no room; what was kept free serves to sign off
@@ -295,12 +295,16 @@ class _Attempt:
                 f"{failure.hint} Vault {chain.vault} is durable up to commit {chain.next - 1}. {useful}",
             )
         asked = stop.reason
-        if failure is None and not asked:
-            committer.commit()
-            if committer.outcomes:
-                committer.commit(release=False)
-            return
+        # What was kept free serves the rest: of a dump that is sealed, only signed words are left to write.
         self.store.unreserve()
+        if failure is None and not asked:
+            try:
+                committer.commit()
+                if committer.outcomes:
+                    committer.commit(release=False)
+                return
+            except StoreFull as error:
+                failure = error
         committer.commit(release=False)
         why = str(failure) if failure and not isinstance(failure, Interrupted) else f"stopped by {asked}"
         chain.append(Ended(why[:500]), _now())
