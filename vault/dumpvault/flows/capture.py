@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from dumpvault import __version__
 from dumpvault.errors import Incomplete, Interrupted, NoKey, StoreFailed, Usage, VaultError
@@ -41,6 +42,9 @@ from dumpvault.stages.plan import kernel_first, plan_regions, special_spans
 from dumpvault.stages.release import Releaser, choose_releaser
 from dumpvault.stages.source import Source, open_source
 from dumpvault.stages.store.contract import StoreFull
+
+if TYPE_CHECKING:
+    from dumpvault.flows.verify import Report
 
 __all__ = ["CaptureRequest", "CaptureResult", "capture"]
 
@@ -212,6 +216,7 @@ class _Attempt:
                 boot_id,
                 self.journal.noted,
                 request.resume,
+                self._heal,
             )
         if found is None:
             self.header = self._new_header(request, boot_id)
@@ -231,6 +236,12 @@ class _Attempt:
         self.releaser.already(found.authorised)
         self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
         return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
+
+    def _heal(self, report: Report) -> None:
+        """The sidecar of a manifest that this signer made, and was killed before he could say so to stock tools."""
+        examiner = report.examiner
+        if self.key.signer.keyid in examiner.manifest_signers:
+            Chain(self.store, examiner.vault, self.key, examiner.header_digest).sidecar(examiner.manifest_payload)
 
     def _anything_to_resume(self, request: CaptureRequest) -> bool:
         """Asked first and cheaply: what resuming needs is not imported in most crash kernels."""
@@ -290,12 +301,16 @@ class _Attempt:
                 f"{failure.hint} Vault {chain.vault} is durable up to commit {chain.next - 1}. {useful}",
             )
         asked = stop.reason
-        if failure is None and not asked:
-            committer.commit()
-            if committer.outcomes:
-                committer.commit(release=False)
-            return
+        # What was kept free serves the rest: of a dump that is sealed, only signed words are left to write.
         self.store.unreserve()
+        if failure is None and not asked:
+            try:
+                committer.commit()
+                if committer.outcomes:
+                    committer.commit(release=False)
+                return
+            except StoreFull as error:
+                failure = error
         committer.commit(release=False)
         why = str(failure) if failure and not isinstance(failure, Interrupted) else f"stopped by {asked}"
         chain.append(Ended(why[:500]), _now())

@@ -7,6 +7,7 @@ and every object synced again and re-read against its signed digests.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dumpvault.errors import Forged, Incomplete, ReleaseFailed, StoreFailed, Usage, VaultError
@@ -41,11 +42,12 @@ def find_unfinished(
     boot_id: str | None,
     noted: Noted,
     wanted: str | None,
+    heal: Callable[[Report], None],
 ) -> Unfinished | None:
     """The unfinished vault of this dump, or None if a new one is to begin.
 
-    ``wanted`` is an id that must be it. Raises ``VaultError`` where going on, or beginning anew, would seal pages that
-    were already handed back.
+    ``wanted`` is an id that must be it; ``heal`` is given a finished vault of this dump whose sidecar is missing.
+    Raises ``VaultError`` where going on, or beginning anew, would seal pages that were already handed back.
     """
     found: Unfinished | None = None
     for claim in claims(store):
@@ -56,6 +58,9 @@ def find_unfinished(
         if wanted:
             _insist(claim, same)
         if claim.ended:
+            prefix = vault_prefix(claim.vault)
+            if any(store.size(f"{prefix}/{name}") is None for name in ("manifest.json", "manifest.json.sig")):
+                heal(verify(store, claim.vault, trust, bodies=False))
             _refuse_if_released(store, trust, claim.vault, boot_id, noted)
             continue
         found = _examine(store, trust, claim.vault, boot_id, noted, wanted is not None) or found

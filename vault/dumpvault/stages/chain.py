@@ -119,10 +119,13 @@ class Chain:
         data = dsse.sign(statement, [self._key])
         self._put("manifest.dsse.json", data)
         self._manifest_digest = hashlib.sha256(data).hexdigest()
-        payload = statement.encode()
+        self.sidecar(statement.encode())
+        return manifest
+
+    def sidecar(self, payload: bytes) -> None:
+        """For stock tools: the manifest's exact payload, and a signature over it. Puts what is there once more, unharmed."""
         self._put("manifest.json", payload)
         self._put("manifest.json.sig", sshsig(self._key, namespace("manifest"), payload))
-        return manifest
 
     def released(self, method: str, result: str, time: str) -> None:
         """Event 0: what became of a release that could only come after the manifest."""

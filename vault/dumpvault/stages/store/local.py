@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from dumpvault.errors import StoreFailed
 from dumpvault.stages.store.contract import ObjectMissing, check_deletable, check_name
-from dumpvault.stages.store.local_upload import LocalUpload, failed, sync_directory
+from dumpvault.stages.store.local_upload import LocalUpload, failed, sync_directory, unsound
 
 __all__ = ["LocalStore"]
 
@@ -192,6 +192,8 @@ class LocalStore:
                 if os.access(here, os.W_OK):
                     raise
                 # What we may not write we did not change.
+            except OSError as error:
+                raise unsound(here, "making it durable", error) from None
             parent = os.path.dirname(here)
             if parent == here or os.stat(parent).st_dev != os.stat(here).st_dev:
                 return

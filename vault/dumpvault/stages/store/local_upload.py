@@ -10,7 +10,7 @@ from contextlib import suppress
 from dumpvault.errors import StoreFailed
 from dumpvault.stages.store.contract import ObjectExists, StoreFull
 
-__all__ = ["LocalUpload", "failed", "sync_directory"]
+__all__ = ["LocalUpload", "failed", "sync_directory", "unsound"]
 
 _ALIGN = 4096
 #: Where the page cache cannot be passed, no more than this many bytes of an object stay dirty in it.
@@ -33,6 +33,12 @@ def failed(name: str, what: str, error: OSError) -> StoreFailed:
         f"{name}: {what} failed: {error.strerror}",
         hints.get(error.errno or 0, "What was written before is unharmed. Check the disk before trying again."),
     )
+
+
+def unsound(name: str, what: str, error: OSError) -> StoreFailed:
+    """Of a failed sync, even for want of room: what it has written is not known, so the medium is not sound."""
+    full = failed(name, what, error)
+    return StoreFailed(full.message, full.hint)
 
 
 class LocalUpload:
@@ -82,19 +88,12 @@ class LocalUpload:
     def finish(self) -> None:
         try:
             # A failed fsync may have thrown the pages away; there is no second try on this file.
-            os.fsync(self._fd)
-            taken = not self._publish()
-        except OSError as error:
-            self.abort()
-            # Even for want of room: what a failed sync has written is not known, so the medium is not sound.
-            full = failed(self._name, "making it durable", error)
-            raise StoreFailed(full.message, full.hint) from None
-        try:
-            if taken:
+            self._sync(self._fd, "making it durable")
+            if not self._publish():
                 self._compare()
-            os.fsync(self._directory)
+            self._sync(self._directory, "making its name durable")
         except OSError as error:
-            raise failed(self._name, "making its name durable", error) from None
+            raise failed(self._name, "making it durable", error) from None
         finally:
             self.abort()
 
@@ -107,6 +106,12 @@ class LocalUpload:
         os.close(self._fd)
         os.close(self._directory)
         self._fd = -1
+
+    def _sync(self, fd: int, what: str) -> None:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            raise unsound(self._name, what, error) from None
 
     def _write_direct(self, view: memoryview) -> int:
         """Write whole pages past the page cache; how many bytes the file system would have from this memory."""
@@ -166,7 +171,7 @@ class LocalUpload:
                 if not mine:
                     break
                 at += len(mine)
-            os.fsync(other)
+            self._sync(other, "making it durable")
         finally:
             os.close(other)
 
