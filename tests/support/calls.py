@@ -20,7 +20,7 @@ from typing import Any
 from unittest import mock
 
 from dumpvault.stages import journal, source
-from dumpvault.stages.release import phyp
+from dumpvault.stages.release import fadump, phyp
 from dumpvault.stages.store import local, local_upload
 from support.disk import ROOT, Disk, File, Folder
 from support.machine import Machine
@@ -52,11 +52,10 @@ class World:
 
 @dataclass(frozen=True)
 class Moment:
-    """The world right after one step; ``writes`` are the releases that the machine has accepted by then."""
+    """The world right after one step. Its machine is shared with other moments: copy the world to go on from it."""
 
     step: str
     world: World
-    writes: int
 
 
 @dataclass
@@ -74,10 +73,10 @@ class Calls:
 
     vmcore: str
     release_region: str
+    release_mem: str
     world: World
     recording: bool = True
     moments: list[Moment] = field(default_factory=list)
-    after: Callable[[Moment], None] | None = None
     #: Called before a step is carried out; may raise ``OSError`` in its stead.
     before: Callable[[str], None] | None = None
 
@@ -96,15 +95,10 @@ class Calls:
             yield
             if self.recording:
                 world = self.world
-                last = self.moments[-1].world.machine if self.moments else None
-                count = len(world.machine.kernel.writes)
                 # A machine changes only when memory is released, so most moments share a copy.
-                fresh = last is None or len(last.kernel.writes) != count
-                twin = world.copy() if fresh else World(world.disk.copy(), world.run.copy(), last)
-                moment = Moment(step, twin, count)
-                self.moments.append(moment)
-                if self.after:
-                    self.after(moment)
+                fresh = not self.moments or step.startswith("release")
+                machine = world.copy().machine if fresh else self.moments[-1].world.machine
+                self.moments.append(Moment(step, World(world.disk.copy(), world.run.copy(), machine)))
 
     # Paths
 
@@ -195,7 +189,7 @@ class Calls:
 
     def open(self, path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
         with self._lock:
-            if path == self.vmcore or path == self.release_region:
+            if path in (self.vmcore, self.release_region, self.release_mem):
                 return self._number(_Open(path, None, 0))
             disk, folder, name = self._parent(path, dir_fd)
             if not flags & os.O_CREAT or name in disk.folder(folder).seen:
@@ -223,7 +217,8 @@ class Calls:
         opened, data = self._fds[fd], bytes(data)
         if opened.disk is None:
             with self._step(f"release {data.decode().strip()}"):
-                return self.world.machine.write_release(data)
+                machine = self.world.machine
+                return (machine.write_release if opened.where == self.release_region else machine.write_fadump)(data)
         with self._lock:
             at = len(opened.disk.file(opened.node).seen) if opened.append else opened.position
             with self._step(f"write {len(data)}" if opened.disk is not self.world.run else f"note {data.decode()}"):
@@ -271,6 +266,7 @@ def installed(calls: Calls) -> Iterator[Calls]:
         mock.patch.object(journal, "fcntl", locks),
         mock.patch.object(source, "os", calls),
         mock.patch.object(phyp, "os", calls),
+        mock.patch.object(fadump, "os", calls),
         mock.patch.object(local, "_volatile", lambda root: ""),
         mock.patch.dict(sys.modules, {"fcntl": locks}),
     ):

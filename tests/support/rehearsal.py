@@ -7,7 +7,8 @@ product's own readers, which trust nothing but a recipient's key and the list of
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,8 @@ from dumpvault.flows.listing import claims
 from dumpvault.flows.site import Site, init_site
 from dumpvault.flows.verify import Report, require_structure, verify
 from dumpvault.formats.commit import Regions
-from dumpvault.formats.policy import Policy
 from dumpvault.model import body_path, keybag_path, keys_path, vault_prefix
 from dumpvault.ranges import Ranges
-from dumpvault.stages.journal import Journal
 from dumpvault.stages.unlock import unwrap_key
 from support.calls import DISK, RUN, Calls, World, installed
 from support.disk import ROOT, Disk, Folder
@@ -62,12 +61,14 @@ class Rehearsal:
     def world(self, machine: Machine) -> World:
         """A disk whose directories above the store somebody made and did not sync."""
         (self.sysfs / "kernel/release_region").write_text(machine.release_region_text())
+        (self.sysfs / "kernel/fadump_release_mem").touch()
         disk = Disk()
         disk.make(disk.make(ROOT, "srv", Folder()), "dumps", Folder())
         return World(disk, Disk(), machine)
 
     def calls(self, world: World, *, recording: bool = True) -> Calls:
-        return Calls(self.vmcore, str(self.sysfs / "kernel/release_region"), world, recording)
+        names = (self.sysfs / "kernel/release_region", self.sysfs / "kernel/fadump_release_mem")
+        return Calls(self.vmcore, *map(str, names), world, recording)
 
     @contextmanager
     def policy(self) -> Iterator[None]:
@@ -102,7 +103,9 @@ class Seen:
 
     opened: Ranges = field(default_factory=Ranges)
     intact: bool = False
-    authorised: set[tuple[int, int]] = field(default_factory=set)
+    #: Releases as commit and index: what was authorised, and what a commit says became of it.
+    authorised: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+    told: dict[tuple[int, int], str] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
 
 
@@ -128,27 +131,35 @@ class Judge:
             self._seen[key] = self._look(disk)
         return self._seen[key]
 
-    def lost(self, disk: Disk, machine: Machine) -> list[str]:
-        """Invariant A, and that a durable commit authorised each release: what does not hold on this disk."""
+    def released(self, disk: Disk, machine: Machine, run: Disk) -> list[str]:
+        """Invariants A and B on this disk, for everything that the machine has released so far: what does not hold."""
         seen = self.look(disk)
         found = [f"A: page {number} was freed and does not open" for number in machine.lost(seen.opened)]
-        for start, length in set(machine.kernel.writes) - seen.authorised:
-            found.append(f"B: the release of {start:#x}, {length:#x} stands in no commit")
+        tip, begun = _journal(run)
+        for write in dict.fromkeys(machine.kernel.writes):
+            keys = [key for key, release in seen.authorised.items() if release == write]
+            if not keys:
+                found.append(f"B: the release of {write[0]:#x}, {write[1]:#x} stands in no commit")
+            elif not any(key in begun and key[0] <= tip for key in keys):
+                found.append(f"B: the release of {write[0]:#x}, {write[1]:#x} was not noted in /run before")
+        for key, result in seen.told.items():
+            if (result == "released") > (seen.authorised[key] in machine.kernel.writes):
+                found.append(f"B: release {key} is told to be done and was not")
+        kernel = machine.kernel
+        if kernel.double_released or kernel.below or kernel.beyond or kernel.runaway or kernel.rejected:
+            found.append(f"B: {kernel}")
         return found
 
-    def finished(self, disk: Disk, machine: Machine) -> list[str]:
-        """After a capture that reported success: what does not hold."""
+    def finished(self, world: World, *, disk: Disk | None = None) -> list[str]:
+        """After a capture that reported success: what does not hold, on its disk or on ``disk``."""
+        disk, machine = disk or world.disk, world.machine
         seen = self.look(disk)
-        found = self.lost(disk, machine) + seen.violations
-        missing = Ranges([(0, machine.size)]) - seen.opened - machine.unreadable
-        found += ["the vault is not intact"] if not seen.intact else []
-        found += [f"{missing} does not open, though the vault is finished"] if missing else []
-        return found + self.twice(machine)
-
-    def twice(self, machine: Machine) -> list[str]:
-        kernel = machine.kernel
-        bad = kernel.double_released or kernel.below or kernel.beyond or kernel.runaway or kernel.rejected
-        return [f"B: {kernel}"] if bad else []
+        missing = Ranges([(0, machine.size)]) - seen.opened - machine.unreadable.widened(machine.layout.page)
+        found = self.released(disk, machine, world.run) + seen.violations
+        found += ["end: the vault is not intact"] if not seen.intact else []
+        found += [f"end: {missing} does not open, though the vault is finished"] if missing else []
+        found += [f"end: what became of release {key} is not told" for key in seen.authorised.keys() - seen.told]
+        return found
 
     def _look(self, disk: Disk) -> Seen:
         seen = Seen()
@@ -165,15 +176,19 @@ class Judge:
 
     def _vault(self, store: opening.Store, report: Report, seen: Seen) -> None:
         prefix = vault_prefix(report.vault)
+        there = {name[len(prefix) + 1 :] for name in store.list(prefix)}
         if not report.header_read:
-            seen.violations.append(f"order: {report.findings[0].message}")
+            seen.violations += [f"order: {report.findings[0].message}"] if there else []
             return
         examiner = report.examiner
-        there = {name[len(prefix) + 1 :] for name in store.list(prefix)}
-        seen.violations += self._order(report, there)
         for commit in examiner.commits:
             if isinstance(commit.body, Regions):
-                seen.authorised |= {(release.start, release.length) for release in commit.body.releases}
+                for i, release in enumerate(commit.body.releases):
+                    seen.authorised[commit.number, i] = (release.start, release.length)
+                seen.told |= {(outcome.commit, outcome.release): outcome.result for outcome in commit.body.outcomes}
+        seen.violations += self._order(store, report, there)
+        if examiner.manifest and seen.authorised.keys() - seen.told:
+            seen.violations.append("order: the manifest is there, and what became of a release is not told")
         try:
             require_structure(report, partial=True)
             regions = list(opening._keyed_regions(store, report, self._key))  # type: ignore[arg-type]
@@ -195,7 +210,7 @@ class Judge:
                 else:
                     seen.violations.append(f"genuine: {start:#x} to {end:#x} opens to bytes that never were there")
         seen.opened |= Ranges(opened)
-        seen.intact = seen.intact or (report.verdict == "intact" and not report.foreign)
+        seen.intact = seen.intact or report.verdict == "intact"
 
     def _open(self, store: opening.Store, report: Report, item: opening._Keyed) -> bytes:
         """A region's plaintext, by the opening flow itself."""
@@ -208,7 +223,7 @@ class Judge:
             self._plain[key] = bytes(sink.data)
         return self._plain[key]
 
-    def _order(self, report: Report, there: set[str]) -> list[str]:
+    def _order(self, store: opening.Store, report: Report, there: set[str]) -> list[str]:
         """Section 5's order, read off what is there: each thing vouches for what had to be durable before it."""
         examiner = report.examiner
         found = [f"order: {finding.message}" for finding in report.findings if not _unfinished(finding.message)]
@@ -217,8 +232,13 @@ class Judge:
                 found.append(f"order: attempt {attempt} has begun and its keybag is missing")
         for name in there:
             kind, _, rest = name.partition("/")
-            if kind == "regions" and keybag_path(int(rest.partition("/")[0])) not in there:
+            attempt = rest.partition("/")[0]
+            if kind == "regions" and keybag_path(int(attempt)) not in there:
                 found.append(f"order: {name} is there, and the keybag of its attempt is not")
+            if kind == "keys":
+                keys = json.loads(store.get(f"{vault_prefix(report.vault)}/{name}"))["keys"]
+                bodies = {body_path(int(attempt), key["region"]) for key in keys}
+                found += [f"order: {name} is there and {body} is not" for body in bodies - there]
         for commit in examiner.commits:
             if isinstance(commit.body, Regions):
                 names = [body_path(commit.attempt, record.index) for record in commit.body.regions]
@@ -240,5 +260,23 @@ class _Memory:
 
 
 def _unfinished(message: str) -> bool:
-    """Whether a finding says no more than that the vault has no end yet."""
-    return message.startswith(("manifest.dsse.json: missing", "commits: at least", "commits/0.dsse.json: missing"))
+    """Whether a finding says no more than that the vault has no end yet, or not all of its sidecar."""
+    return message == "manifest.dsse.json: missing" or message.startswith(
+        ("commits: ", "commits/0.dsse.json: missing", "manifest.json: missing", "manifest.json.sig: missing")
+    )
+
+
+def _journal(run: Disk) -> tuple[int, set[tuple[int, int]]]:
+    """The last commit that /run names, and the releases it says were begun."""
+    tip, begun = -1, set()
+    for name, data in run.tree().items():
+        for line in data.splitlines() if name.endswith(".journal") else ():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # torn
+            if "commit" in entry:
+                tip = max(tip, entry["commit"])
+            else:
+                begun.add((entry["of"][0], entry["of"][1]))
+    return tip, begun
