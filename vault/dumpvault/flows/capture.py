@@ -156,6 +156,8 @@ class _Attempt:
     releaser: Releaser
     journal: Journal | None
     notes: list[str] = field(default_factory=list)
+    #: What the vault's earlier attempts could not read, as file ranges.
+    unread: Ranges = field(default_factory=Ranges)
     header: Header = field(init=False)
     chain: Chain = field(init=False)
 
@@ -177,7 +179,8 @@ class _Attempt:
             self.policy.read_back, stop,
         )  # fmt: skip
         committer = Committer(line, self.chain, self.policy, self.releaser, self.journal, _now)
-        committer.durable, committer.outcomes = durable, outcomes
+        committer.durable = durable if self.policy.release_unreadable else durable - self.unread
+        committer.outcomes = outcomes
         self.store.reserve(_RESERVE)
         jobs = request.jobs or os.cpu_count() or 1
         try:
@@ -222,6 +225,7 @@ class _Attempt:
             Verified(len(examiner.commits), examiner.tip, examiner.totals, [t for _, t in examiner.attempts.values()]),
         )
         self.releaser.already(found.authorised)
+        self.unread = Ranges((hole.offset, hole.end) for _, record in examiner.records() for hole in record.unreadable)
         self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
         return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
 
