@@ -62,7 +62,8 @@ class Journal:
         os.close(self._fd)
 
     def _append(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry | {"boot_id": self._boot_id}, sort_keys=True) + "\n"
+        # Begun on a line of its own: what a killed collector or a full /run left torn must not swallow this entry.
+        line = "\n" + json.dumps(entry | {"boot_id": self._boot_id}, sort_keys=True) + "\n"
         try:
             if os.write(self._fd, line.encode()) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
