@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -135,8 +135,11 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> _Attempt:
         notes.append(f"{store.url}: {store.volatile}; this vault will not survive a reboot")
     facts = _describe(source, own)
     journal = None
-    if facts.identity or releaser.method != "none":
-        journal = Journal(site.run, facts.identity or "pipe", _boot_id())
+    if own or facts.identity or releaser.method != "none":
+        # A boot has one dump of its own. Once its CPU area was released its notes read otherwise, and it is still the same.
+        journal = Journal(site.run, "own" if own else facts.identity or "pipe", _boot_id())
+        facts = replace(facts, identity=journal.noted.identity or facts.identity)
+        journal.identity = facts.identity
     return _Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
 
 
