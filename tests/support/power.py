@@ -16,7 +16,7 @@ from support.disk import Disk, File
 from support.machine import Machine
 from support.rehearsal import Judge, Rehearsal
 
-__all__ = ["Proof", "Tally"]
+__all__ = ["Proof", "Tally", "rebooted", "torn"]
 
 
 @dataclass
@@ -48,14 +48,17 @@ class Proof:
         self.rehearsal = rehearsal
         self.bound = bound
         self.rng = random.Random(seed)
-        self.tally = Tally()
         self.judge = Judge(rehearsal, machine.pristine)
         self.calls = rehearsal.calls(rehearsal.world(machine))
         self.result = rehearsal.capture(self.calls)
         self.moments = self.calls.moments
         self.final = self.calls.world.disk.tree()
-        self.tally.operations = len(self.moments)
-        self.tally.releases = sum(moment.step.startswith("release") for moment in self.moments)
+        self.tally = self.start()
+
+    def start(self) -> Tally:
+        """Count anew."""
+        self.tally = Tally(len(self.moments), sum(moment.step.startswith("release") for moment in self.moments))
+        return self.tally
 
     def check_end(self) -> None:
         """The capture succeeded and holds everything, also when the power goes at once."""
@@ -99,7 +102,8 @@ class Proof:
     def resume(self, world: World, what: str) -> list[Moment]:
         """Run the collector again in ``world``. It goes on and ends well, or refuses and leaves everything as it is.
 
-        Returns its moments. A is asked again right after each release, of the barest state that the power could leave.
+        Returns its moments. A and B are asked again right after its last release and another one, of the barest state
+        that the power could leave.
         """
         judge, machine = self.judge, world.machine
         before = list(machine.kernel.writes)
@@ -107,10 +111,9 @@ class Proof:
         calls = self.rehearsal.calls(world)
         result = self.rehearsal.capture(calls)
         self.tally.resumed += 1
-        for moment in calls.moments:
-            if moment.step.startswith("release"):
-                twin = moment.world
-                self._bad(what, set(judge.released(twin.disk.power_lost(), twin.machine, twin.run)) - damage)
+        released = [moment.world for moment in calls.moments if moment.step.startswith("release")]
+        for twin in {id(t): t for t in (*released[-1:], *self.rng.sample(released, min(1, len(released))))}.values():
+            self._bad(what, set(judge.released(twin.disk.power_lost(), twin.machine, twin.run)) - damage)
         if isinstance(result, CaptureResult):
             self._bad(what, judge.finished(world))
             self._bad(what, judge.finished(world, disk=world.disk.power_lost()))
