@@ -13,10 +13,10 @@ from time import monotonic
 
 import pytest
 
-from support.calls import CHANGES
 from support.collector import World
 from support.command import Home
 from support.outcome import check_end, check_openable, commits_of, finished, make_home, make_world, only_vault
+from support.watched import CHANGES
 
 KILLS = 300
 KILLS_EACH = 8

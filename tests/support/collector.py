@@ -31,9 +31,9 @@ from dumpvault.formats.policy import Policy
 from dumpvault.stages import source
 from dumpvault.stages.release import phyp
 from dumpvault.stages.store import local
-from support.calls import Hook, watched
 from support.command import Home
 from support.machine import Machine
+from support.watched import Hook, watched
 
 __all__ = ["Child", "Hands", "World", "wired"]
 

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -142,9 +142,11 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> _Attempt:
         notes.append(f"{store.url}: {store.volatile}; this vault will not survive a reboot")
     facts = _describe(source, own)
     journal = None
-    if facts.identity or releaser.method != "none":
-        # This boot's own dump is one dump, also when its notes have gone with the CPU area and it looks like another.
-        journal = Journal(site.run, "vmcore" if own else facts.identity or "pipe", _boot_id())
+    if own or facts.identity or releaser.method != "none":
+        # A boot has one dump of its own. Once its CPU area was released its notes read otherwise, and it is still the same.
+        journal = Journal(site.run, "own" if own else facts.identity or "pipe", _boot_id())
+        facts = replace(facts, identity=journal.noted.identity or facts.identity)
+        journal.identity = facts.identity
     return _Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
 
 
@@ -164,6 +166,8 @@ class _Attempt:
     releaser: Releaser
     journal: Journal | None
     notes: list[str] = field(default_factory=list)
+    #: What the vault's earlier attempts could not read, as file ranges.
+    unread: Ranges = field(default_factory=Ranges)
     header: Header = field(init=False)
     chain: Chain = field(init=False)
 
@@ -185,7 +189,8 @@ class _Attempt:
             self.policy.read_back, stop,
         )  # fmt: skip
         committer = Committer(line, self.chain, self.policy, self.releaser, self.journal, _now)
-        committer.durable, committer.outcomes = durable, outcomes
+        committer.durable = durable if self.policy.release_unreadable else durable - self.unread
+        committer.outcomes = outcomes
         jobs = request.jobs or os.cpu_count() or 1
         try:
             self.store.reserve(_RESERVE)
@@ -234,6 +239,7 @@ class _Attempt:
             Verified(len(examiner.commits), examiner.tip, examiner.totals, [t for _, t in examiner.attempts.values()]),
         )
         self.releaser.already(found.authorised)
+        self.unread = Ranges((hole.offset, hole.end) for _, record in examiner.records() for hole in record.unreadable)
         self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
         return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
 

@@ -51,8 +51,7 @@ def find_unfinished(
     """
     found: Unfinished | None = None
     for claim in claims(store):
-        # What this boot released under, it captures, though the freed notes make its dump look like another.
-        same = claim.vault == noted.vault or same_dump(claim, facts, host, keyid)
+        same = same_dump(claim, facts, host, keyid)
         if claim.vault != wanted and (wanted or not same):
             continue
         if wanted:

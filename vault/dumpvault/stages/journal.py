@@ -20,8 +20,12 @@ __all__ = ["Journal", "Noted"]
 
 @dataclass(slots=True)
 class Noted:
-    """What earlier attempts of this boot noted: the vault, its newest tip that authorised releases, their states."""
+    """What earlier attempts of this boot noted: the vault, its newest tip that authorised releases, their states.
 
+    ``identity`` is the dump's as it was before anything was released: the notes may be gone since.
+    """
+
+    identity: str | None = None
     vault: str = ""
     commit: int = -1
     digest: str = ""
@@ -29,14 +33,15 @@ class Noted:
 
 
 class Journal:
-    """One dump's journal and lock, in ``directory``. ``identity`` tells dumps apart, ``boot_id`` boots.
+    """One dump's journal and lock, in ``directory``. ``name`` tells dumps apart, ``boot_id`` boots.
 
     Raises ``StoreFailed`` if another collector holds the lock, or the directory cannot be used.
     """
 
-    def __init__(self, directory: str, identity: str, boot_id: str | None) -> None:
+    def __init__(self, directory: str, name: str, boot_id: str | None) -> None:
+        self.identity: str | None = None
         self._boot_id = boot_id
-        self._path = os.path.join(directory, f"{identity[:32]}.journal")
+        self._path = os.path.join(directory, f"{name[:32]}.journal")
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -52,7 +57,7 @@ class Journal:
 
     def tip(self, vault: str, commit: int, digest: str) -> None:
         """Commit ``commit`` is durable and authorises releases."""
-        self._append({"commit": commit, "digest": digest, "vault": vault})
+        self._append({"commit": commit, "digest": digest, "identity": self.identity, "vault": vault})
 
     def state(self, commit: int, release: int, state: str) -> None:
         """``begun`` before a release is performed; ``released`` or ``failed`` after."""
@@ -62,7 +67,8 @@ class Journal:
         os.close(self._fd)
 
     def _append(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry | {"boot_id": self._boot_id}, sort_keys=True) + "\n"
+        # Begun on a line of its own: what a killed collector or a full /run left torn must not swallow this entry.
+        line = "\n" + json.dumps(entry | {"boot_id": self._boot_id}, sort_keys=True) + "\n"
         try:
             if os.write(self._fd, line.encode()) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -81,6 +87,7 @@ class Journal:
                     continue  # another boot's memory; that state is gone
                 if "vault" in entry:
                     noted.vault, noted.commit, noted.digest = entry["vault"], entry["commit"], entry["digest"]
+                    noted.identity = entry["identity"]
                 else:
                     commit, release = entry["of"]
                     noted.states[commit, release] = entry["state"]

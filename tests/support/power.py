@@ -1,0 +1,160 @@
+"""Proof 1: what a recorded capture leaves at each of its steps, in every way it may be lost, and what resuming makes of it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from unittest import mock
+
+from dumpvault.errors import VaultError
+from dumpvault.flows import capture as capturing
+from dumpvault.flows.capture import CaptureResult
+from support.calls import Moment, World
+from support.disk import Disk, File
+from support.machine import Machine
+from support.rehearsal import Judge, Rehearsal
+
+__all__ = ["Proof", "Tally", "rebooted", "torn"]
+
+
+@dataclass
+class Tally:
+    """What was tried, and what came of it. ``refusals`` are resumed captures that would not go on, by reason."""
+
+    operations: int = 0
+    releases: int = 0
+    states: int = 0
+    distinct: int = 0
+    resumed: int = 0
+    refusals: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        count = {kind: sum(v.startswith(f"{kind}: ") for v in self.violations) for kind in ("A", "B", "order")}
+        rest = len(self.violations) - sum(count.values())
+        return (
+            f"{self.operations} operations with {self.releases} releases, {self.states} crash states "
+            f"({self.distinct} distinct disks), {self.resumed} resumed ({self.refusals.total()} refused to go on), "
+            f"{count['A']} violations of A, {count['B']} of B, {count['order']} of the order, {rest} others"
+        )
+
+
+class Proof:
+    """One capture of ``machine``, recorded. ``bound`` is the most states tried at one step; ``seed`` chooses samples."""
+
+    def __init__(self, rehearsal: Rehearsal, machine: Machine, bound: int, seed: int = 1) -> None:
+        self.rehearsal = rehearsal
+        self.bound = bound
+        self.rng = random.Random(seed)
+        self.judge = Judge(rehearsal, machine.pristine)
+        self.calls = rehearsal.calls(rehearsal.world(machine))
+        self.result = rehearsal.capture(self.calls)
+        self.moments = self.calls.moments
+        self.final = self.calls.world.disk.tree()
+        self.tally = self.start()
+
+    def start(self) -> Tally:
+        """Count anew."""
+        self.tally = Tally(len(self.moments), sum(moment.step.startswith("release") for moment in self.moments))
+        return self.tally
+
+    def check_end(self) -> None:
+        """The capture succeeded and holds everything, also when the power goes at once."""
+        if not isinstance(self.result, CaptureResult):
+            self._bad("end", [f"end: {self.result!r}"])
+            return
+        for disk in (self.calls.world.disk, self.calls.world.disk.power_lost()):
+            self._bad("end", self.judge.finished(self.calls.world, disk=disk))
+
+    def check_states(self) -> Tally:
+        """Every step, every state within the bound: A, B and the order hold, and no object is there in part."""
+        for moment in self.moments:
+            for state in moment.world.disk.crash_states(self.rng, self.bound):
+                self.tally.states += 1
+                self._bad(moment.step, self.check(state, moment.world))
+        self.tally.distinct = self.judge.distinct
+        return self.tally
+
+    def check(self, state: Disk, world: World) -> list[str]:
+        found = self.judge.released(state, world.machine, world.run) + self.judge.look(state).violations
+        for path, data in state.tree().items():
+            if "/." not in path and self.final.get(path, data) != data:
+                found.append(f"order: {path} has its name and not its bytes")
+        return found
+
+    # Resuming
+
+    def killed(self, moment: Moment) -> World:
+        """The collector was killed: all is there, durable or not, and /run and the machine live on."""
+        return moment.world.copy()
+
+    def cache_lost(self, moment: Moment) -> World:
+        """The store came back from a failure without its cache, under a machine that lives on."""
+        states = list(moment.world.disk.crash_states(self.rng, 32))
+        return moment.world.copy(self.rng.choice(states))
+
+    def rolled_back(self, moment: Moment, to: Moment) -> World:
+        """The store came back as it was at an earlier moment, under a machine that lives on."""
+        return moment.world.copy(to.world.disk.settled())
+
+    def resume(self, world: World, what: str) -> list[Moment]:
+        """Run the collector again in ``world``. It goes on and ends well, or refuses and leaves everything as it is.
+
+        Returns its moments. A and B are asked again right after its last release and another one, of the barest state
+        that the power could leave.
+        """
+        judge, machine = self.judge, world.machine
+        before = list(machine.kernel.writes)
+        damage = set(judge.released(world.disk.power_lost(), machine, world.run))
+        calls = self.rehearsal.calls(world)
+        result = self.rehearsal.capture(calls)
+        self.tally.resumed += 1
+        released = [moment.world for moment in calls.moments if moment.step.startswith("release")]
+        for twin in {id(t): t for t in (*released[-1:], *self.rng.sample(released, min(1, len(released))))}.values():
+            self._bad(what, set(judge.released(twin.disk.power_lost(), twin.machine, twin.run)) - damage)
+        if isinstance(result, CaptureResult):
+            self._bad(what, judge.finished(world))
+            self._bad(what, judge.finished(world, disk=world.disk.power_lost()))
+        elif isinstance(result, VaultError):
+            self.tally.refusals[_reason(str(result))] += 1
+            self._bad(what, [v for v in judge.look(world.disk).violations if v.startswith("genuine")])
+            if machine.kernel.writes != before:
+                self._bad(what, ["B: memory was released by a capture that then refused"])
+        else:
+            self._bad(what, [f"end: {result!r}"])
+        return calls.moments
+
+    def _bad(self, what: str, found: list[str] | set[str]) -> None:
+        self.tally.violations += [f"{violation} [{what}]" for violation in found]
+
+    def sample(self, every: int) -> Iterator[Moment]:
+        """Every so many moments, from a random first one; each release and what stands right before and after it too."""
+        first = self.rng.randrange(every)
+        for i, moment in enumerate(self.moments):
+            near = self.moments[max(0, i - 1) : i + 2]
+            if i % every == first or any(m.step.startswith(("release", "note")) for m in near):
+                yield moment
+
+
+def torn(world: World, step: str, cut: int) -> World:
+    """The collector was killed inside the write to /run that ``step`` recorded, after ``cut`` of its bytes."""
+    twin = world.copy()
+    length = len(step.removeprefix("note ").encode())
+    for number, node in twin.run.nodes.items():
+        if isinstance(node, File) and node.writes and len(node.writes[-1][1]) == length:
+            data = node.seen[: len(node.seen) - length + cut]
+            twin.run.nodes[number] = File(b"", data, ((0, data),))
+    return twin
+
+
+def rebooted(world: World, boot: str) -> mock._patch[object]:
+    """The power was lost: /run is empty and this is another boot. To be entered around a resume."""
+    world.run = Disk()
+    return mock.patch.object(capturing, "_boot_id", lambda: boot)
+
+
+def _reason(text: str) -> str:
+    words = [word for word in text.split() if len(word) < 20 and not any(c.isdigit() for c in word)]
+    return " ".join(words)[:70]
