@@ -161,6 +161,7 @@ def check_end(world: World, whole: set[int] | None = None) -> Counter[str]:
 
 def _begun(world: World, vault: str) -> set[Span]:
     """Which releases the journal notes as begun."""
-    lines = [json.loads(line) for path in (world.home.path / "run").iterdir() for line in path.read_text().splitlines()]
+    texts = (path.read_text() for path in (world.home.path / "run").iterdir())
+    lines = [json.loads(line) for text in texts for line in text.splitlines() if line]
     assert {line["vault"] for line in lines if "vault" in line} <= {vault}
     return {(line["of"][0], line["of"][1]) for line in lines if "of" in line}

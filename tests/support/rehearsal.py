@@ -219,7 +219,7 @@ class Judge:
         key = (report.vault, item.attempt, item.record, dek, store.get(path))
         if key not in self._plain:
             sink = _Memory(item.record.offset)
-            opening._Opening(store, report, lambda done, total: None)._unseal(item, sink)
+            opening._Opening(store, report, lambda done, total: None, False)._unseal(item, sink)
             self._plain[key] = bytes(sink.data)
         return self._plain[key]
 
