@@ -4,13 +4,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check bench reference clean
+.PHONY: demo test check prove bench reference clean
 
 demo: $(VENV)/ready
 	@$(BIN)/dumpvault demo
 
 test: $(VENV)/ready-to-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The proofs alone: power loss, kills, faulty disks, mutations of the order, tampering; their counts are printed last.
+prove: $(VENV)/ready-to-test
+	$(BIN)/python -m pytest tests/proofs tests/release tests/e2e/test_tampering.py $(PYTEST_ARGS)
 
 # What a change must also pass.
 check: $(VENV)/ready-to-test
