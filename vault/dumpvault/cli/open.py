@@ -7,8 +7,8 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
+from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
-from dumpvault.flows.site import find_vault
 
 __all__ = ["open_command"]
 

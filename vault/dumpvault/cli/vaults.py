@@ -8,8 +8,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.site import load_site, load_trust, store_option
-from dumpvault.flows.listing import claims
-from dumpvault.flows.site import find_vault
+from dumpvault.flows.listing import claims, find_vault
 from dumpvault.flows.verify import Report, verify
 
 __all__ = ["info_command", "list_command"]

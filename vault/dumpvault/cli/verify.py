@@ -6,7 +6,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
-from dumpvault.flows.site import find_vault
+from dumpvault.flows.listing import find_vault
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats.private_key import LockedKey
 

@@ -1,4 +1,4 @@
-"""What vaults a store holds, by what their headers claim. Nothing here is verified; ``verify`` is for that."""
+"""What vaults a store holds and which one a user means, by what headers claim. Nothing here is verified."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dumpvault.errors import Forged, Incomplete, Usage, VaultError
-from dumpvault.flows.site import vault_ids
 from dumpvault.formats import dsse
 from dumpvault.formats.header import Header, Source
-from dumpvault.model import Store, vault_prefix
+from dumpvault.model import Store, is_vault_id, vault_prefix
 
-__all__ = ["Claim", "claims", "newest", "same_dump"]
+__all__ = ["Claim", "claims", "find_vault", "newest", "same_dump", "vault_ids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +76,25 @@ def _claim(store: Store, vault: str) -> Claim:
         return Claim(vault, Header.read(envelope, vault), ended)
     except VaultError as error:
         return Claim(vault, None, ended, error)
+
+
+def vault_ids(store: Store) -> Iterator[str]:
+    """Ids of all vaults in a store, in no order."""
+    return (name for name in store.children("vaults") if is_vault_id(name))
+
+
+def find_vault(store: Store, wanted: str) -> str:
+    """The id that ``wanted`` means: an id, a unique prefix of one, or ``latest``. Raises ``Usage``."""
+    if wanted == "latest":
+        found = newest(store)
+        if found is None:
+            raise Usage(f"no vaults in {store.url}", "Make one with 'dumpvault capture'.")
+        return found
+    matches = sorted(vault for vault in vault_ids(store) if vault.startswith(wanted.lower()))
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        raise Usage(
+            f"no vault {wanted!r} in {store.url}", "'dumpvault list' shows what is there; --store names another."
+        )
+    raise Usage(f"{wanted!r} could be {len(matches)} vaults: {', '.join(matches[:4])}", "Give more of the id.")

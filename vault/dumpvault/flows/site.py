@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dumpvault.errors import BadInput, StoreFailed, Usage
+from dumpvault.errors import BadInput, StoreFailed
 from dumpvault.formats.policy import Policy
-from dumpvault.model import Store, is_vault_id
+from dumpvault.model import Store
 from dumpvault.stages.store import open_store
 from dumpvault.stages.trust import TrustDirectory, read_text
 
-__all__ = ["Site", "find_vault", "init_site", "vault_ids"]
+__all__ = ["Site", "init_site"]
 
 _SETTINGS = ("store", "policy", "signer", "recipients")
 _CONFIG = """\
@@ -154,27 +154,3 @@ def init_site(site: Site) -> list[str]:
     if not there:
         made.append(site.store_url)
     return made
-
-
-def vault_ids(store: Store) -> Iterator[str]:
-    """Ids of all vaults in a store, in no order."""
-    return (name for name in store.children("vaults") if is_vault_id(name))
-
-
-def find_vault(store: Store, wanted: str) -> str:
-    """The id that ``wanted`` means: an id, a unique prefix of one, or ``latest``. Raises ``Usage``."""
-    if wanted == "latest":
-        from dumpvault.flows.listing import newest
-
-        found = newest(store)
-        if found is None:
-            raise Usage(f"no vaults in {store.url}", "Make one with 'dumpvault capture'.")
-        return found
-    matches = sorted(vault for vault in vault_ids(store) if vault.startswith(wanted.lower()))
-    if len(matches) == 1:
-        return matches[0]
-    if not matches:
-        raise Usage(
-            f"no vault {wanted!r} in {store.url}", "'dumpvault list' shows what is there; --store names another."
-        )
-    raise Usage(f"{wanted!r} could be {len(matches)} vaults: {', '.join(matches[:4])}", "Give more of the id.")
