@@ -15,21 +15,22 @@ Written by `make reference` from what each command's `--help` prints.
 """
 
 
-def commands(command: click.Command, path: list[str]) -> list[str]:
-    """The section of one command, then those of its subcommands."""
-    settings = command.context_settings
-    context = click.Context(command, info_name=" ".join(path), terminal_width=100, max_content_width=100, **settings)
-    sections = [f"\n## {' '.join(path)}\n\n```text\n{command.get_help(context)}\n```\n"]
+def commands(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
+    """The section of one command, then those of its subcommands, in contexts like those of a real run."""
+    context = click.Context(
+        command, parent, name, terminal_width=100, max_content_width=100, **command.context_settings
+    )
+    sections = [f"\n## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"]
     if isinstance(command, click.Group):
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
             assert child is not None
-            sections += commands(child, [*path, name])
+            sections += commands(child, child_name, context)
     return sections
 
 
 def render() -> str:
-    return HEAD + "".join(commands(cli, ["dumpvault"]))
+    return HEAD + "".join(commands(cli, "dumpvault"))
 
 
 if __name__ == "__main__":
