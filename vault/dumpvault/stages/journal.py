@@ -62,7 +62,8 @@ class Journal:
         os.close(self._fd)
 
     def _append(self, entry: dict[str, object]) -> None:
-        line = json.dumps(entry | {"boot_id": self._boot_id}, sort_keys=True) + "\n"
+        # The newline comes first: after a torn line the next entry would else be lost with it.
+        line = "\n" + json.dumps(entry | {"boot_id": self._boot_id}, sort_keys=True)
         try:
             if os.write(self._fd, line.encode()) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -85,5 +86,5 @@ class Journal:
                     commit, release = entry["of"]
                     noted.states[commit, release] = entry["state"]
             except (ValueError, KeyError, TypeError):
-                continue  # the torn last line of a killed collector: what it was to note had not begun
+                continue  # a torn line of a killed collector: what it was to note had not begun
         return noted
