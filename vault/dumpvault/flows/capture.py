@@ -169,7 +169,7 @@ class _Attempt:
     ) -> CaptureResult:
         """Steps 1 to 6 of docs/spec/durability.md, then the manifest."""
         boot_id = _boot_id()
-        durable, outcomes, adopted = self._begin(request, boot_id)
+        durable, unreadable, outcomes, adopted = self._begin(request, boot_id)
         announce(self.header.vault)
         vk = os.urandom(32)
         vault, digest = self.header.vault, self.chain.header_digest
@@ -182,7 +182,8 @@ class _Attempt:
             self.policy.read_back, stop,
         )  # fmt: skip
         committer = Committer(line, self.chain, self.policy, self.releaser, self.journal, _now)
-        committer.durable, committer.outcomes = durable, outcomes
+        committer.durable = durable if self.policy.release_unreadable else durable - unreadable
+        committer.outcomes = outcomes
         jobs = request.jobs or os.cpu_count() or 1
         try:
             self.store.reserve(_RESERVE)
@@ -192,8 +193,9 @@ class _Attempt:
         self._settle(committer, stop)
         return self._finish(committer)
 
-    def _begin(self, request: CaptureRequest, boot_id: str | None) -> tuple[Ranges, list[Outcome], int | None]:
-        """A new vault's header, or the unfinished vault; what of the source it holds, and its adopted tip."""
+    def _begin(self, request: CaptureRequest, boot_id: str | None) -> tuple[Ranges, Ranges, list[Outcome], int | None]:
+        """A new vault's header, or the unfinished vault: what of the source it holds and what of that could not be read,
+        releases without an outcome, and its adopted tip."""
         found = None
         if self._anything_to_resume(request):
             from dumpvault.flows.resuming import adopt, find_unfinished
@@ -215,7 +217,7 @@ class _Attempt:
         if found is None:
             self.header = self._new_header(request, boot_id)
             self.chain = Chain.begin(self.store, self.header, self.key)
-            return Ranges(), [], None
+            return Ranges(), Ranges(), [], None
         adopt(self.store, trust, found)
         examiner = found.report.examiner
         self.header = examiner.header
@@ -229,7 +231,8 @@ class _Attempt:
         )
         self.releaser.already(found.authorised)
         self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
-        return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
+        adopted = len(examiner.commits) - 1 if examiner.commits else None
+        return found.durable, found.unreadable, found.outcomes, adopted
 
     def _heal(self, report: Report) -> None:
         """The sidecar of a manifest that this signer made, and was killed before he could say so to stock tools."""

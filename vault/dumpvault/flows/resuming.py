@@ -25,10 +25,12 @@ __all__ = ["Unfinished", "adopt", "find_unfinished"]
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A vault to go on with. ``durable`` are file ranges that its commits hold; ``outcomes`` what they left untold."""
+    """A vault to go on with. ``durable`` are file ranges that its commits hold, ``unreadable`` those of them that could
+    not be read; ``outcomes`` what the commits left untold."""
 
     report: Report
     durable: Ranges
+    unreadable: Ranges
     authorised: list[Release]
     outcomes: list[Outcome]
 
@@ -135,7 +137,8 @@ def _examine(
         if key not in told
     ]
     durable = Ranges((record.offset, record.end) for _, record in examiner.records())
-    return Unfinished(report, durable, list(releases.values()), outcomes)
+    unreadable = Ranges((hole.offset, hole.end) for _, record in examiner.records() for hole in record.unreadable)
+    return Unfinished(report, durable, unreadable, list(releases.values()), outcomes)
 
 
 def _reaches(report: Report, noted: Noted) -> bool:
