@@ -105,6 +105,8 @@ def _examine(
 ) -> Unfinished | None:
     report = verify(store, vault, trust, bodies=False)
     examiner = report.examiner
+    if sick := next((finding for finding in report.findings if isinstance(finding, StoreFailed)), None):
+        raise sick  # what could not be read is not missing
     if not report.header_read or any(isinstance(finding, Forged) for finding in report.findings):
         if wanted or noted.vault == vault:
             raise report.worst() or report.findings[0]
