@@ -140,7 +140,7 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> _Attempt:
     facts = _describe(source, own)
     journal = None
     if facts.identity or releaser.method != "none":
-        # This boot's own dump is one dump, also when its notes have gone with the CPU area and it looks like another.
+        # This boot's own dump is one dump, also when its notes have gone with the CPU area (``same_dump``).
         journal = Journal(site.run, "vmcore" if own else facts.identity or "pipe", _boot_id())
     return _Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
 
@@ -250,7 +250,7 @@ class _Attempt:
         return bool(
             request.resume
             or self.journal.noted.vault
-            or any(same_dump(claim, self.facts, self.host, keyid) for claim in claims(self.store))
+            or any(same_dump(claim, self.facts, self.host, keyid, _boot_id()) for claim in claims(self.store))
         )
 
     def _new_header(self, request: CaptureRequest, boot_id: str | None) -> Header:

@@ -53,8 +53,7 @@ def find_unfinished(
     """
     found: Unfinished | None = None
     for claim in claims(store):
-        # What this boot released under, it captures, though the freed notes make its dump look like another.
-        same = claim.vault == noted.vault or same_dump(claim, facts, host, keyid)
+        same = same_dump(claim, facts, host, keyid, boot_id)
         if claim.vault != wanted and (wanted or not same):
             continue
         if wanted:
@@ -155,10 +154,11 @@ def _reaches(report: Report, noted: Noted) -> bool:
 def _refuse_if_released(store: Store, trust: AllowedSigners, vault: str, boot_id: str | None, noted: Noted) -> None:
     """A finished vault of this very dump: if it released memory in this boot, there is nothing left to capture."""
     gone = noted.vault == vault
-    if not gone and store.size(f"{vault_prefix(vault)}/{event_path(0)}") is not None:
-        report = verify(store, vault, trust, bodies=False)
-        boots = [takeover.boot_id for takeover, _ in report.examiner.attempts.values()]
-        gone = boot_id in boots
+    if not gone:
+        examiner = verify(store, vault, trust, bodies=False).examiner
+        boots = [takeover.boot_id for takeover, _ in examiner.attempts.values()]
+        released = any(isinstance(commit.body, Regions) and commit.body.releases for commit in examiner.commits)
+        gone = boot_id in boots and (released or store.size(f"{vault_prefix(vault)}/{event_path(0)}") is not None)
     if gone:
         raise ReleaseFailed(
             f"the memory of this dump was handed back under vault {vault}, which is finished",
