@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -168,11 +169,11 @@ def check_end(world: World, whole: set[int] | None = None) -> Counter[str]:
 
 def _begun(world: World, vault: str) -> set[Span]:
     """Which releases the journal notes as begun."""
-    lines = [
-        json.loads(line)
-        for path in (world.home.path / "run").iterdir()
-        for line in path.read_text().split("\n")
-        if line
-    ]
-    assert {line["vault"] for line in lines if "vault" in line} <= {vault}
-    return {(line["of"][0], line["of"][1]) for line in lines if "of" in line}
+    begun = set()
+    for line in (line for path in (world.home.path / "run").iterdir() for line in path.read_text().split("\n")):
+        with suppress(ValueError):  # a torn line
+            entry = json.loads(line)
+            assert entry.get("vault", vault) == vault
+            if "of" in entry:
+                begun.add((entry["of"][0], entry["of"][1]))
+    return begun
