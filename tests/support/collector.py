@@ -31,7 +31,7 @@ from dumpvault.formats.policy import Policy
 from dumpvault.stages import source
 from dumpvault.stages.release import phyp
 from dumpvault.stages.store import local
-from support.command import Home
+from support.command import Home, Ran
 from support.machine import Machine
 from support.watched import Hook, watched
 
@@ -86,10 +86,7 @@ class Hands:
 
 @contextmanager
 def wired(machine: Hardware, folder: Path, **bounds: Any) -> Iterator[None]:
-    """Within, captures of ``folder``/vmcore see ``machine``, and policies have the fields ``bounds``.
-
-    A store on a tmpfs passes for one on a disk: whether it is refused is a test of its own.
-    """
+    """Within, captures of ``folder``/vmcore see ``machine``, and policies have the fields ``bounds``."""
     hands, whole = Hands(machine, folder), Site.policy
 
     def policy(site: Site, name: str | None = None) -> Policy:
@@ -99,7 +96,6 @@ def wired(machine: Hardware, folder: Path, **bounds: Any) -> Iterator[None]:
         mock.patch.object(source, "os", hands),
         mock.patch.object(phyp, "os", hands),
         mock.patch.object(Site, "policy", policy),
-        mock.patch.object(local, "_volatile", lambda root: ""),
     ):
         yield
 
@@ -161,12 +157,14 @@ class Child:
 class World:
     """A machine with its files in ``folder``, whose collectors seal into ``home``'s store.
 
-    ``before`` is called before each request is served, with the collector and what it asks for (``R`` or ``W``).
+    ``before`` is called before each request is served, with the collector and what it asks for (``R`` or ``W``). While
+    ``pretend`` is true, a store in memory passes for one on a disk.
     """
 
     def __init__(self, home: Home, machine: Machine, folder: Path, *options: object, **bounds: Any) -> None:
         self.home, self.machine, self.folder = home, machine, folder
         self.options, self.bounds = options, bounds
+        self.pretend = True
         self.before: Callable[[Child, str], None] = lambda child, what: None
         self.children: list[Child] = []
         (folder / "sys/kernel").mkdir(parents=True)
@@ -189,21 +187,21 @@ class World:
         pid = os.fork()
         if not pid:
             ours.close()
-            _live(theirs, output, arguments, env, lambda: self._inside(theirs, hook))
+            _live(theirs, output, arguments, env, lambda: self._inside(_Remote(theirs), hook))
         theirs.close()
         child = Child(pid, ours, output)
         self.children.append(child)
         return child
 
-    @contextmanager
-    def here(self, hook: Hook | None = None) -> Iterator[None]:
-        """Within, captures in this process see the machine without any socket."""
-        with wired(self.machine, self.folder, **self.bounds), watched(hook) if hook else nullcontext():
-            yield
+    def capture(self, *options: object, hook: Hook | None = None) -> Ran:
+        """A capture in this process, without any socket."""
+        with self._inside(self.machine, hook):
+            return self.home.call(*self.arguments, *options)
 
     @contextmanager
-    def _inside(self, wire: socket.socket, hook: Hook | None) -> Iterator[None]:
-        with wired(_Remote(wire), self.folder, **self.bounds), watched(hook) if hook else nullcontext():
+    def _inside(self, machine: Hardware, hook: Hook | None) -> Iterator[None]:
+        disk = mock.patch.object(local, "_volatile", lambda root: "") if self.pretend else nullcontext()
+        with wired(machine, self.folder, **self.bounds), disk, watched(hook) if hook else nullcontext():
             yield
 
     def run(self, child: Child, seconds: float | None = None) -> int | None:
@@ -221,6 +219,19 @@ class World:
         alive = {child.wire: child for child in self.children if child.code is None}
         for wire in select.select(list(alive), [], [], timeout)[0]:
             self._serve(alive[wire])
+
+    def run_until_stopped(self, child: Child) -> bool:
+        """Serve all collectors until ``child`` has stopped itself (True) or has ended."""
+        while child.code is None:
+            pid, status = os.waitpid(child.pid, os.WNOHANG | os.WUNTRACED)
+            if pid and os.WIFSTOPPED(status):
+                return True
+            if pid:
+                child.code = os.waitstatus_to_exitcode(status)
+                child.wire.close()
+                break
+            self.turn(0.005)
+        return False
 
     def kill(self, child: Child, rng: random.Random) -> bool:
         """SIGKILL. A release that it had begun to write may or may not still happen; whether it was alive until now."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +48,14 @@ def commits_of(vault: Path) -> Commits:
     """The predicates of a vault's commits, in order, unverified."""
     found: Commits = []
     while (path := vault / f"commits/{len(found)}.dsse.json").exists():
-        envelope = json.loads(path.read_bytes())
-        found.append(json.loads(base64.b64decode(envelope["payload"]))["predicate"])
+        found.append(_predicate(path))
+    return found
+
+
+@lru_cache(4096)
+def _predicate(path: Path) -> dict[str, Any]:
+    """Of a commit, which never changes."""
+    found: dict[str, Any] = json.loads(base64.b64decode(json.loads(path.read_bytes())["payload"]))["predicate"]
     return found
 
 
@@ -161,7 +169,11 @@ def check_end(world: World, whole: set[int] | None = None) -> Counter[str]:
 
 def _begun(world: World, vault: str) -> set[Span]:
     """Which releases the journal notes as begun."""
-    texts = (path.read_text() for path in (world.home.path / "run").iterdir())
-    lines = [json.loads(line) for text in texts for line in text.splitlines() if line]
-    assert {line["vault"] for line in lines if "vault" in line} <= {vault}
-    return {(line["of"][0], line["of"][1]) for line in lines if "of" in line}
+    begun = set()
+    for line in (line for path in (world.home.path / "run").iterdir() for line in path.read_text().split("\n")):
+        with suppress(ValueError):  # a torn line
+            entry = json.loads(line)
+            assert entry.get("vault", vault) == vault
+            if "of" in entry:
+                begun.add((entry["of"][0], entry["of"][1]))
+    return begun

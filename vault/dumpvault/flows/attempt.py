@@ -167,7 +167,7 @@ class Attempt:
             Verified(len(examiner.commits), examiner.tip, examiner.totals, [t for _, t in examiner.attempts.values()]),
         )
         self.releaser.already(found.authorised)
-        self.unread = Ranges((hole.offset, hole.end) for _, record in examiner.records() for hole in record.unreadable)
+        self.unread = found.unreadable
         self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
         return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
 
@@ -187,7 +187,7 @@ class Attempt:
         return bool(
             request.resume
             or self.journal.noted.vault
-            or any(same_dump(claim, self.facts, self.host, keyid) for claim in claims(self.store))
+            or any(same_dump(claim, self.facts, self.host, keyid, boot_id()) for claim in claims(self.store))
         )
 
     def _new_header(self, request: CaptureRequest, boot_id: str | None) -> Header:

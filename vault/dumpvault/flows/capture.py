@@ -12,7 +12,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -96,10 +95,8 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     facts = _describe(source, own)
     journal = None
     if own or facts.identity or releaser.method != "none":
-        # A boot has one dump of its own. Once its CPU area was released its notes read otherwise, and it is still the same.
+        # A boot has one dump of its own, also when its notes have gone with the CPU area and it looks like another.
         journal = Journal(site.run, "own" if own else facts.identity or "pipe", boot_id())
-        facts = replace(facts, identity=journal.noted.identity or facts.identity)
-        journal.identity = facts.identity
     return Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
 
 

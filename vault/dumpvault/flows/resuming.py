@@ -25,10 +25,12 @@ __all__ = ["Unfinished", "adopt", "find_unfinished"]
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A vault to go on with. ``durable`` are file ranges that its commits hold; ``outcomes`` what they left untold."""
+    """A vault to go on with. ``durable`` are file ranges that its commits hold, ``unreadable`` those of them that could
+    not be read; ``outcomes`` what the commits left untold."""
 
     report: Report
     durable: Ranges
+    unreadable: Ranges
     authorised: list[Release]
     outcomes: list[Outcome]
 
@@ -51,7 +53,7 @@ def find_unfinished(
     """
     found: Unfinished | None = None
     for claim in claims(store):
-        same = same_dump(claim, facts, host, keyid)
+        same = same_dump(claim, facts, host, keyid, boot_id)
         if claim.vault != wanted and (wanted or not same):
             continue
         if wanted:
@@ -102,6 +104,8 @@ def _examine(
 ) -> Unfinished | None:
     report = verify(store, vault, trust, bodies=False)
     examiner = report.examiner
+    if sick := next((finding for finding in report.findings if isinstance(finding, StoreFailed)), None):
+        raise sick  # what could not be read is not missing
     if not report.header_read or any(isinstance(finding, Forged) for finding in report.findings):
         if wanted or noted.vault == vault:
             raise report.worst() or report.findings[0]
@@ -134,7 +138,8 @@ def _examine(
         if key not in told
     ]
     durable = Ranges((record.offset, record.end) for _, record in examiner.records())
-    return Unfinished(report, durable, list(releases.values()), outcomes)
+    unreadable = Ranges((hole.offset, hole.end) for _, record in examiner.records() for hole in record.unreadable)
+    return Unfinished(report, durable, unreadable, list(releases.values()), outcomes)
 
 
 def _reaches(report: Report, noted: Noted) -> bool:
@@ -149,10 +154,11 @@ def _reaches(report: Report, noted: Noted) -> bool:
 def _refuse_if_released(store: Store, trust: AllowedSigners, vault: str, boot_id: str | None, noted: Noted) -> None:
     """A finished vault of this very dump: if it released memory in this boot, there is nothing left to capture."""
     gone = noted.vault == vault
-    if not gone and store.size(f"{vault_prefix(vault)}/{event_path(0)}") is not None:
-        report = verify(store, vault, trust, bodies=False)
-        boots = [takeover.boot_id for takeover, _ in report.examiner.attempts.values()]
-        gone = boot_id in boots
+    if not gone:
+        examiner = verify(store, vault, trust, bodies=False).examiner
+        boots = [takeover.boot_id for takeover, _ in examiner.attempts.values()]
+        released = any(isinstance(commit.body, Regions) and commit.body.releases for commit in examiner.commits)
+        gone = boot_id in boots and (released or store.size(f"{vault_prefix(vault)}/{event_path(0)}") is not None)
     if gone:
         raise ReleaseFailed(
             f"the memory of this dump was handed back under vault {vault}, which is finished",

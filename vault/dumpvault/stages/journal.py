@@ -20,12 +20,8 @@ __all__ = ["Journal", "Noted"]
 
 @dataclass(slots=True)
 class Noted:
-    """What earlier attempts of this boot noted: the vault, its newest tip that authorised releases, their states.
+    """What earlier attempts of this boot noted: the vault, its newest tip that authorised releases, their states."""
 
-    ``identity`` is the dump's as it was before anything was released: the notes may be gone since.
-    """
-
-    identity: str | None = None
     vault: str = ""
     commit: int = -1
     digest: str = ""
@@ -39,7 +35,6 @@ class Journal:
     """
 
     def __init__(self, directory: str, name: str, boot_id: str | None) -> None:
-        self.identity: str | None = None
         self._boot_id = boot_id
         self._path = os.path.join(directory, f"{name[:32]}.journal")
         try:
@@ -57,7 +52,7 @@ class Journal:
 
     def tip(self, vault: str, commit: int, digest: str) -> None:
         """Commit ``commit`` is durable and authorises releases."""
-        self._append({"commit": commit, "digest": digest, "identity": self.identity, "vault": vault})
+        self._append({"commit": commit, "digest": digest, "vault": vault})
 
     def state(self, commit: int, release: int, state: str) -> None:
         """``begun`` before a release is performed; ``released`` or ``failed`` after."""
@@ -87,10 +82,9 @@ class Journal:
                     continue  # another boot's memory; that state is gone
                 if "vault" in entry:
                     noted.vault, noted.commit, noted.digest = entry["vault"], entry["commit"], entry["digest"]
-                    noted.identity = entry["identity"]
                 else:
                     commit, release = entry["of"]
                     noted.states[commit, release] = entry["state"]
             except (ValueError, KeyError, TypeError):
-                continue  # the torn last line of a killed collector: what it was to note had not begun
+                continue  # a torn line of a killed collector: what it was to note had not begun
         return noted
