@@ -10,7 +10,7 @@ import pytest
 
 from dumpvault.model import Store
 from dumpvault.stages.store import open_store
-from store_contract import NAME, Again, StoreContract
+from store_contract import Again, StoreContract
 from support.calls import DISK, Calls, World, installed
 from support.disk import ROOT, SECTOR, Disk, File, Folder
 from support.machine import Machine, standard_layout
