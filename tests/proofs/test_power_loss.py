@@ -92,7 +92,7 @@ def test_resuming_after_a_kill_or_a_lost_cache(
                 second = proof.rng.choice(again)
                 proof.resume(proof.cache_lost(second), f"resumed twice, after {moment.step!r} and {second.step!r}")
         if i % 3 == 0:
-            proof.resume(proof.copied(moment), f"resumed on a copy, after {moment.step!r}")
+            proof.resume(proof.copied(moment), f"resumed on a copy, after {moment.step!r}", copied=True)
     assert set(proof.tally.refusals) <= {"the memory of this dump was handed back under vault which is finished"}
     none_found(proof.tally, record_proof, f"power loss, {name}, killed or cache lost")
 
