@@ -158,6 +158,17 @@ class Disk:
             twin.nodes[number] = File(node.seen, node.seen) if isinstance(node, File) else Folder(node.seen, node.seen)
         return twin
 
+    def unsynced(self) -> Disk:
+        """As it is seen now, none of it durable: a copy of the store that nobody has synced."""
+        twin = Disk()
+        for number, node in self.nodes.items():
+            twin.nodes[number] = (
+                File(b"", node.seen, ((0, node.seen),))
+                if isinstance(node, File)
+                else Folder({}, node.seen, tuple(node.seen.items()))
+            )
+        return twin
+
     def power_lost(self) -> Disk:
         """The barest legal state: nothing but what was synced."""
         twin = Disk()
@@ -172,27 +183,32 @@ class Disk:
         Otherwise those with everything lost, everything kept, each one thing lost, each one thing kept, and seeded random
         ones up to ``bound``.
         """
-        places: list[tuple[int, str | None]] = []
-        options: list[list[bytes] | list[int | None]] = []
-        for number in sorted(self._within_reach()):
-            node = self.nodes[number]
-            if isinstance(node, Folder):
-                for name, values in node.choices().items():
-                    places.append((number, name))
-                    options.append(values)
-            elif node.writes:
-                places.append((number, None))
-                options.append(node.variants())
-        lengths = [len(values) for values in options]
+        undecided = self._undecided()
+        lengths = [len(values) for values in undecided.values()]
         seen = set()
         for picks in _picks(lengths, rng, bound):
             state = self.power_lost()
-            for place, values, pick in zip(places, options, picks, strict=True):
+            for (place, values), pick in zip(undecided.items(), picks, strict=True):
                 state._put(place, values[pick])
             key = frozenset(state.tree().items())
             if key not in seen:
                 seen.add(key)
                 yield state
+
+    def tries(self) -> int:
+        """How many combinations a crash may leave now, some of which look the same."""
+        return prod(map(len, self._undecided().values()))
+
+    def _undecided(self) -> dict[tuple[int, str | None], list[bytes] | list[int | None]]:
+        """What may be one way or another after a crash: entries of directories by name, and the bytes of files."""
+        found: dict[tuple[int, str | None], list[bytes] | list[int | None]] = {}
+        for number in sorted(self._within_reach()):
+            node = self.nodes[number]
+            if isinstance(node, Folder):
+                found |= {(number, name): values for name, values in node.choices().items()}
+            elif node.writes:
+                found[number, None] = node.variants()
+        return found
 
     def _put(self, place: tuple[int, str | None], value: bytes | int | None) -> None:
         number, name = place

@@ -29,7 +29,7 @@ from support.calls import DISK, RUN, Calls, World, installed
 from support.disk import ROOT, Disk, Folder
 from support.machine import Machine
 
-__all__ = ["Judge", "Rehearsal", "Seen"]
+__all__ = ["Judge", "Rehearsal", "Seen", "noted"]
 
 STORE = f"{DISK}/srv/dumps/store"
 
@@ -103,6 +103,8 @@ class Seen:
 
     opened: Ranges = field(default_factory=Ranges)
     intact: bool = False
+    #: The number of the last commit.
+    tip: int = -1
     #: Releases as commit and index: what was authorised, and what a commit says became of it.
     authorised: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     told: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -135,7 +137,7 @@ class Judge:
         """Invariants A and B on this disk, for everything that the machine has released so far: what does not hold."""
         seen = self.look(disk)
         found = [f"A: page {number} was freed and does not open" for number in machine.lost(seen.opened)]
-        tip, begun = _journal(run)
+        tip, begun = noted(run)
         for write in dict.fromkeys(machine.kernel.writes):
             keys = [key for key, release in seen.authorised.items() if release == write]
             if not keys:
@@ -181,6 +183,7 @@ class Judge:
             seen.violations += [f"order: {report.findings[0].message}"] if there else []
             return
         examiner = report.examiner
+        seen.tip = max(seen.tip, len(examiner.commits) - 1)
         for commit in examiner.commits:
             if isinstance(commit.body, Regions):
                 for i, release in enumerate(commit.body.releases):
@@ -236,7 +239,11 @@ class Judge:
             if kind == "regions" and keybag_path(int(attempt)) not in there:
                 found.append(f"order: {name} is there, and the keybag of its attempt is not")
             if kind == "keys":
-                keys = json.loads(store.get(f"{vault_prefix(report.vault)}/{name}"))["keys"]
+                try:
+                    keys = json.loads(store.get(f"{vault_prefix(report.vault)}/{name}"))["keys"]
+                except ValueError:
+                    found.append(f"order: {name} has its name and not its bytes")
+                    continue
                 bodies = {body_path(int(attempt), key["region"]) for key in keys}
                 found += [f"order: {name} is there and {body} is not" for body in bodies - there]
         for commit in examiner.commits:
@@ -268,7 +275,7 @@ def _unfinished(message: str) -> bool:
     )
 
 
-def _journal(run: Disk) -> tuple[int, set[tuple[int, int]]]:
+def noted(run: Disk) -> tuple[int, set[tuple[int, int]]]:
     """The last commit that /run names, and the releases it says were begun."""
     tip, begun = -1, set()
     for name, data in run.tree().items():
