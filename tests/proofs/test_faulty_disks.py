@@ -105,7 +105,9 @@ def test_each_call_fails_in_turn(kind: str, small: Small, whole: set[int], recor
                 break
             codes[ran.code] += 1
             if ran.code == 0:
-                assert kind == "unlink", "a call that matters failed, and the capture went on"
+                # No room to be kept free is told, and what fits is sealed all the same.
+                spare = number in NO_ROOM and "what fits is sealed all the same" in ran.err
+                assert kind == "unlink" or spare, "a call that matters failed, and the capture went on"
                 check_end(world, whole)
             else:
                 no_room = number in NO_ROOM and not kind.startswith(("fsync", "note"))
