@@ -163,11 +163,15 @@ def test_a_failed_writer_stays_failed(recorded: Callable[[str], Proof], error: i
     tried = 0
     for number in range(6, len(proof.moments), max(2, EVERY // 2)):
         for _ in range(3):  # a worker may fail in the moment in which a sound commit is under way; not three times
-            found, step, world = proof.fail(number, error)
-            if not found:
+            outcome = proof.fail(number, error)
+            if not outcome or not outcome[0]:
                 break
+        if not outcome:
+            continue
+        found, step, world = outcome
         proof.tally.violations += [f"{violation} [failed {step!r}]" for violation in found]
         proof.resume(world, f"resumed after a failed {step!r}")
         tried += 1
+    assert tried > 10
     name = errno.errorcode[error]
     none_found(proof.tally, record_proof, f"failed writer, {name} at {tried} steps")

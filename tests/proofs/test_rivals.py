@@ -10,7 +10,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta, tzinfo
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ from unittest import mock
 
 import pytest
 
-from dumpvault.flows import capture
+from dumpvault.flows import attempt, capture
 from support.collector import World
 from support.command import Home
 from support.machine import Machine, standard_layout
@@ -154,19 +154,26 @@ def finished_by(world: World, other: int | None) -> bool:
     return finished(only_vault(world)) and other == 14
 
 
+@contextmanager
+def boot(name: str) -> Iterator[None]:
+    """Within, this is the boot of that name."""
+    with mock.patch.object(attempt, "boot_id", lambda: name), mock.patch.object(capture, "boot_id", lambda: name):
+        yield
+
+
 def test_second_crash_before_the_first_dump_was_finished(small: Small, keys: Home, place: Path) -> None:
     """A host that crashes again begins a new vault for the new dump; what was sealed of the first still opens, and an
     interrupted capture of the second goes on with its own."""
     for number in (8, 11, 14):
         first = small(f"first-{number}")
-        with mock.patch.object(capture, "_boot_id", lambda: "boot-one"):
+        with boot("boot-one"):
             assert first.capture(hook=failing(number)).code == 13
         one = only_vault(first)
         assert one
         second = World(
             first.home, Machine(standard_layout(72), 6), place / f"second-{number}", *first.options, **first.bounds
         )
-        with mock.patch.object(capture, "_boot_id", lambda: "boot-two"):
+        with boot("boot-two"):
             assert second.capture(hook=failing(number)).code == 13
             assert second.capture().code == 0
         vaults = [path.parent for path in first.home.vaults.glob("*/vault.dsse.json")]
@@ -202,9 +209,9 @@ def test_clock_jumps(small: Small, whole: set[int]) -> None:
 
     for number in (4, 8, 11, 14):
         world = small(str(number))
-        with mock.patch.object(capture, "datetime", Jumping):
+        with mock.patch.object(attempt, "datetime", Jumping):
             assert world.capture(hook=failing(number)).code == 13
-        with mock.patch.object(capture, "datetime", Early):
+        with mock.patch.object(attempt, "datetime", Early):
             assert world.capture().code == 0
         times = [commit["time"] for vault in [only_vault(world)] if vault for commit in commits_of(vault)]
         assert times != sorted(times)

@@ -53,6 +53,8 @@ def find_unfinished(
     """
     found: Unfinished | None = None
     for claim in claims(store):
+        if isinstance(claim.problem, StoreFailed):
+            raise claim.problem  # it may be the very vault to go on with
         same = same_dump(claim, facts, host, keyid, boot_id)
         if claim.vault != wanted and (wanted or not same):
             continue
