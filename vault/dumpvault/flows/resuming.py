@@ -55,7 +55,7 @@ def find_unfinished(
     for claim in claims(store):
         if isinstance(claim.problem, StoreFailed):
             raise claim.problem  # it may be the very vault to go on with
-        same = same_dump(claim, facts, host, keyid, boot_id)
+        same = claim.vault == noted.vault or same_dump(claim, facts, host, keyid, boot_id)
         if claim.vault != wanted and (wanted or not same):
             continue
         if wanted:
@@ -108,16 +108,17 @@ def _examine(
     examiner = report.examiner
     if sick := next((finding for finding in report.findings if isinstance(finding, StoreFailed)), None):
         raise sick  # what could not be read is not missing
-    if not report.header_read or any(isinstance(finding, Forged) for finding in report.findings):
-        if wanted or noted.vault == vault:
-            raise report.worst() or report.findings[0]
-        return None
-    if noted.vault == vault and not _reaches(report, noted):
+    forged = any(isinstance(finding, Forged) for finding in report.findings)
+    if noted.vault == vault and not forged and not _reaches(report, noted):
         raise StoreFailed(
             f"vault {vault} ends before commit {noted.commit}, under which memory was already released",
             "The store was rolled back, or this is an old copy. Those pages are gone; reading them again would seal "
             "garbage as genuine. Bring the newer store back.",
         )
+    if not report.header_read or forged:
+        if wanted or noted.vault == vault:
+            raise report.worst() or report.findings[0]
+        return None
     releases = {
         (commit.number, i): release
         for commit in examiner.commits
