@@ -116,6 +116,18 @@ def test_a_private_key_that_others_may_read(home: Home, tmp_path: Path) -> None:
     assert (ran.code, "chmod 600" in ran.err) == (12, True)
 
 
+def test_a_clock_that_stands_at_1970_loses_no_dump(home: Home, tmp_path: Path) -> None:
+    """A signer that is not valid yet, by this machine's clock, captures all the same; verifiers judge by their own."""
+    path = home.path / "keys" / "allowed_signers"
+    text = path.read_text()
+    path.write_text(text.replace("collector namespaces", 'collector valid-after="20990101Z",namespaces'))
+    vault = seal(home, write_core(tmp_path / "vmcore", 16))
+    ran = home.call("verify", vault)
+    assert (ran.code, "is valid only from 2099" in ran.err) == (10, True)
+    path.write_text(text)
+    assert home.call("verify", vault).code == 0
+
+
 def test_bad_neighbours_do_not_matter(home: Home, tmp_path: Path) -> None:
     """A junk key file or a bad trust line beside the good ones stops neither capture nor verify nor open."""
     (home.path / "private" / "junk.key").write_bytes(b"\xff")

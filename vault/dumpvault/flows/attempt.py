@@ -168,6 +168,11 @@ class Attempt:
         )
         self.releaser.already(found.authorised)
         self.unread = found.unreadable
+        if self.policy.text != self.header.policy.text:
+            self.notes.append(
+                f"the vault was begun under policy {self.header.policy.name} as its header has it; this run commits and "
+                f"releases by policy {self.policy.name}, which differs"
+            )
         self.notes.append(f"going on with vault {examiner.vault}, which holds {found.durable.total} bytes already")
         return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
 

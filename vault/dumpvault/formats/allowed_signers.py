@@ -53,12 +53,14 @@ class TrustedKey:
         """Whether the key may sign statements of the namespace ``role`` about ``host`` at ``moment``."""
         return not self.objection(role, host, moment)
 
-    def objection(self, role: str, host: str | None, moment: datetime) -> str:
-        """Why it may not; empty if it may."""
+    def objection(self, role: str, host: str | None, moment: datetime | None) -> str:
+        """Why it may not; empty if it may. ``moment`` None leaves its validity in time out."""
         if role not in self.namespaces:
             return f"may not sign {role}"
         if self.host and host is not None and self.host != host:
             return f"is bound to host {self.host}, and this is host {host}"
+        if moment is None:
+            return ""
         if self.valid_after is not None and moment < self.valid_after:
             return f"is valid only from {self.valid_after:%Y-%m-%d %H:%MZ} on"
         if self.valid_before is not None and moment >= self.valid_before:
