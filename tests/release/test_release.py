@@ -43,9 +43,15 @@ def capture(home: Home, machine: Served, policy: Path, *more: object) -> list[st
     ]  # fmt: skip
 
 
-def start(home: Home, machine: Served, policy: Path) -> subprocess.Popen[bytes]:
-    command = capture(home, machine, policy)
-    return subprocess.Popen(command, env=home.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def kill_after_a_release(home: Home, machine: Served, policy: Path) -> None:
+    """A capture that ends by SIGKILL once some memory was handed back."""
+    process = subprocess.Popen(
+        capture(home, machine, policy), env=home.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not machine.state()["writes"]:
+        assert process.poll() is None
+    process.kill()
+    process.wait()
 
 
 def test_memory_goes_back_while_the_dump_is_read(home: Home, machine: Served, policy: Path, tmp_path: Path) -> None:
@@ -76,13 +82,7 @@ def test_the_second_capture_is_refused(home: Home, machine: Served, policy: Path
 
 def test_a_rolled_back_store_is_refused(home: Home, machine: Served, policy: Path, tmp_path: Path) -> None:
     """A store that forgot commits under which memory was freed must not be gone on with, nor be replaced by a new vault."""
-    process = subprocess.Popen(
-        capture(home, machine, policy), env=home.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not machine.state()["writes"]:
-        assert process.poll() is None
-    process.kill()
-    process.wait()
+    kill_after_a_release(home, machine, policy)
     vault = next(home.vaults.iterdir())
     saved = tmp_path / "saved"
     shutil.copytree(vault, saved)
@@ -101,13 +101,7 @@ def test_a_rolled_back_store_is_refused(home: Home, machine: Served, policy: Pat
 
 def test_killed_and_resumed(home: Home, machine: Served, policy: Path, tmp_path: Path) -> None:
     """SIGKILL after the first release; the next run takes over with fresh keys and ends in one manifest."""
-    process = subprocess.Popen(
-        capture(home, machine, policy), env=home.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not machine.state()["writes"]:
-        assert process.poll() is None
-    process.kill()
-    process.wait()
+    kill_after_a_release(home, machine, policy)
     done = subprocess.run(capture(home, machine, policy), env=home.env, capture_output=True, text=True, check=False)
     if done.returncode == 14:
         pytest.skip("the first run had finished before it could be killed")

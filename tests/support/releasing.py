@@ -47,7 +47,10 @@ class Collector:
             self.machine.write_release(release_region.command(start, length))
             self.lost.update(self.machine.lost(self.durable))
             if self.checked:
-                self._check(self.machine.kernel.freed - before <= self.pages(self.map.freed_by(start, length)))
+                self._check(
+                    self.machine.kernel.freed - before
+                    <= self.pages(Ranges([(start, start + length + self.map.page)]).widened(self.map.page))
+                )
         return pieces
 
     def _check(self, as_foretold: bool) -> None:

@@ -138,7 +138,6 @@ class Attempt:
             from dumpvault.flows.resuming import adopt, find_unfinished
 
             assert self.journal
-
             trust = self.site.trust.allowed_signers()
             found = find_unfinished(
                 self.store,
@@ -222,12 +221,12 @@ class Attempt:
         return [known[r.digest] for r in header.recipients]
 
     def _plan(self, durable: Ranges) -> Iterator[Region]:
-        core, kind = self.source.core, "memory" if self.source.kind == "elf" else "opaque"
+        core = self.source.core
+        kind: Kind = "memory" if self.source.kind == "elf" else "opaque"
         first = Ranges()
         if core and self.source.seekable:
             first = kernel_first(core, vmcoreinfo.find(self.source.notes(), core.endian))
-        region_kind: Kind = "memory" if kind == "memory" else "opaque"
-        return plan_regions(core, self.source.size, self.header.region_size, region_kind, durable=durable, first=first)
+        return plan_regions(core, self.source.size, self.header.region_size, kind, durable=durable, first=first)
 
     def _settle(self, committer: Committer, stop: Stop) -> None:
         """After the workers: commit the rest; if anything went wrong, end the attempt in order and raise."""

@@ -39,7 +39,8 @@ class ReleaseMap:
     refused: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     _linear: list[_Linear] = field(default_factory=list)
-    _whole: list[tuple[Ranges, Ranges]] = field(default_factory=list)
+    #: File ranges that must be durable before any page at all may go.
+    _before_all: Ranges = field(default_factory=Ranges)
     _held: Ranges = field(default_factory=Ranges)
     _reserve: tuple[int, int] = (0, 0)
 
@@ -65,17 +66,16 @@ class ReleaseMap:
             return self
         self._reserve = (min(start for start, _ in self.target), max(end for _, end in self.target))
         self._linear = [_Linear(load.address, load.address + load.length, load.offset) for load in loads]
-        everything = Ranges([self._reserve])
         # Not the CPU and HPTE areas alone: notes may be read from any page (crash_notes, VMCOREINFO) at the time they are
         # asked for. They are the first to be captured, so this holds nothing up.
-        self._whole.append((everything, heads))
+        self._before_all = heads
         if areas.scratch in good:
             self._linear += _copies(areas.scratch, loads)
         else:
-            # So may the copy: all pages wait for what of low memory is in the file.
+            # The copy may stand in any page, so all of them wait for what of low memory is in the file.
             below = max(self._reserve[0], areas.scratch.length)
             low = ((load.offset, load.offset + min(load.length, below - load.address)) for load in loads)
-            self._whole.append((everything, Ranges(low)))
+            self._before_all |= Ranges(low)
         if hold_undescribed:
             described = Ranges((c.start, c.end) for c in self._linear)
             other = Ranges((area.start, area.end) for area in (areas.cpu, areas.hpte) if area in good)
@@ -84,15 +84,13 @@ class ReleaseMap:
 
     def freeable(self, durable: Ranges) -> Ranges:
         """The pages whose every claim is within the file ranges ``durable``, overreach not yet considered."""
-        low, high = self._reserve
+        if self._before_all - durable:
+            return Ranges()
         blocked = list(self._held.widened(self.page))
         for claim in self._linear:
             missing = Ranges([(claim.offset, claim.offset + claim.end - claim.start)]) - durable
             blocked += missing.shifted(claim.start - claim.offset).widened(self.page)
-        for where, needed in self._whole:
-            if needed - durable:
-                blocked += where.widened(self.page)
-        return Ranges([(low, high)]) - Ranges(blocked)
+        return Ranges([self._reserve]) - Ranges(blocked)
 
     def pieces(self, durable: Ranges, gone: Ranges) -> list[tuple[int, int]]:
         """What may be written to ``release_region`` now, as (start, length), lengths not counting the overreach.
@@ -107,10 +105,6 @@ class ReleaseMap:
             if length > 0:
                 pieces.append((start, length))
         return pieces
-
-    def freed_by(self, start: int, length: int) -> Ranges:
-        """The pages that writing (start, length) frees, overreach included."""
-        return Ranges([(start, start + length + self.page)]).widened(self.page)
 
     def _sane(self, area: Area, areas: Areas, described: Ranges, memory_end: int) -> bool:
         """Whether an area can be accounted for; what cannot is noted. All are unknown while the kernel counts from 0."""
