@@ -4,13 +4,21 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check prove bench reference clean
+.PHONY: demo test real check prove bench reference clean
 
 demo: $(VENV)/ready
 	@$(BIN)/dumpvault demo
 
 test: $(VENV)/ready-to-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Real kernels panic under QEMU and capture their own memory; SWEEP=1 looks for the least crashkernel= that works.
+real: $(VENV)/ready-to-test
+ifdef SWEEP
+	@PYTHONPATH=tests $(BIN)/python -m real.sweep
+else
+	$(BIN)/python -m pytest tests/real $(PYTEST_ARGS)
+endif
 
 # The proofs alone: power loss, kills, faulty disks, mutations of the order, tampering; their counts are printed last.
 prove: $(VENV)/ready-to-test
