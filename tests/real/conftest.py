@@ -5,28 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
-from support.command import Home
 
 from real.cache import Missing
 from real.machine import Crash
 from real.scenarios import SCENARIOS, make_site, what_a_guest_gets
 from real.table import Row, table
+from support.command import Home
 
 _ROWS = pytest.StashKey[list[Row]]()
 
 
-@pytest.fixture(scope="session")
-def missing() -> Callable[[Missing], None]:
-    """What is missing here is a skip that says so; in CI, where all of it can be had, a failure."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    with _missing_is_a_skip():
+        return (yield)
 
-    def say(error: Missing) -> None:
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    with _missing_is_a_skip():
+        return (yield)
+
+
+@contextmanager
+def _missing_is_a_skip() -> Iterator[None]:
+    """What this machine lacks is a skip that says so; in CI, where all of it can be had, a failure."""
+    try:
+        yield
+    except Missing as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"NOT TESTED: {error}")
         pytest.skip(f"NOT TESTED: {error}")
-
-    return say
 
 
 @pytest.fixture(scope="session")
@@ -51,15 +63,9 @@ def crashes(
 
 
 @pytest.fixture(scope="session")
-def crash(
-    request: pytest.FixtureRequest, crashes: dict[str, Future[Crash]], missing: Callable[[Missing], None]
-) -> Crash:
+def crash(request: pytest.FixtureRequest, crashes: dict[str, Future[Crash]]) -> Crash:
     """The machine called ``request.param``, crashed, captured and switched off."""
-    try:
-        return crashes[request.param].result()
-    except Missing as error:
-        missing(error)
-        raise
+    return crashes[request.param].result()
 
 
 @pytest.fixture(scope="session")

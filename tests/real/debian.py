@@ -82,16 +82,25 @@ class Packages:
         return run(tool(program, "apt"), *self._options(), *arguments, cwd=where)
 
     def _options(self) -> list[str]:
+        """Words that make apt keep its state here; the file is read after the host's own configuration."""
         settings = {
             "Dir::State": self._home / "state",
             "Dir::State::status": self._home / "status",
             "Dir::Cache": self._home / "cache",
             "APT::Architecture": self.architecture,
-            "APT::Architectures::": self.architecture,
             "APT::Sandbox::User": "",
             "Acquire::Languages": "none",
         }
-        return ["-q", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
+        # What the host does after an update is about the host.
+        lines = [
+            "#clear APT::Architectures;",
+            "#clear APT::Update::Post-Invoke;",
+            "#clear APT::Update::Post-Invoke-Success;",
+        ]
+        lines += [f'APT::Architectures {{ "{self.architecture}"; }};']
+        lines += [f'{key} "{value}";' for key, value in settings.items()]
+        (self._home / "apt.conf").write_text("\n".join(lines) + "\n")
+        return ["-q", "-c", str(self._home / "apt.conf")]
 
     def _update(self) -> None:
         """Fetch the lists if there are none of today; older ones serve where there is no network."""

@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from backports import zstd
-from support.command import make_home
-from support.vmcore import write_core
 
 from real.cache import Missing, digest_of, kept, run, tool
 from real.rootfs import PACKAGES, PYTHON, Platform
+from support.command import make_home
+from support.vmcore import write_core
 
 __all__ = ["archive", "collector_root"]
 
@@ -39,7 +39,9 @@ _PROGRAMS = (f"usr/bin/python{PYTHON}", "usr/bin/python3", "usr/bin/dumpvault", 
 def collector_root(platform: Platform) -> Path:
     """The tree, without the sources of what is compiled. Raises ``Missing`` on a host that cannot run its programs."""
     if host.machine() != platform.tag:
-        raise Missing(f"an initramfs root for {platform.tag} is rehearsed on such a machine, and this is {host.machine()}")
+        raise Missing(
+            f"an initramfs root for {platform.tag} is rehearsed on such a machine, and this is {host.machine()}"
+        )
     root = platform.root
 
     def make(path: Path) -> None:

@@ -20,11 +20,11 @@ __all__ = ["PPC64LE", "X86_64", "Crash", "Machine", "Step", "boot"]
 
 Layout = Literal["disk", "initramfs"]
 _MIB = 1 << 20
-#: Seconds after which a guest is hung and its QEMU is ended.
-_LIMIT = 900
 _LINE = re.compile(r"^REAL (\w+)((?: \w+=\S*)*)\s*$", re.MULTILINE)
 _PREPARING = threading.Lock()
-_DEATH = re.compile(r"^.*(?:invoked oom-killer|Out of memory|Initramfs unpacking failed|Kernel panic - ).*$", re.MULTILINE)
+_DEATH = re.compile(
+    r"^.*(?:invoked oom-killer|Out of memory|Initramfs unpacking failed|Kernel panic - ).*$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Crash:
     memory_kib: int
     #: Physical addresses that were set aside for the crash kernel.
     reserved: range
+    #: SHA-256 of what makedumpfile wrote into the pipe.
+    stream: str
     steps: dict[str, Step] = field(default_factory=dict)
 
     @property
@@ -105,7 +107,9 @@ class Crash:
         into = self.folder / "store"
         if not into.exists():
             # Exit code 1: what a journal replay corrects is corrected.
-            done = subprocess.run([tool("e2fsck", "e2fsprogs"), "-p", str(self.store_disk)], capture_output=True, check=False)
+            done = subprocess.run(
+                [tool("e2fsck", "e2fsprogs"), "-p", str(self.store_disk)], capture_output=True, check=False
+            )
             assert done.returncode in (0, 1), done.stdout.decode() + done.stderr.decode()
             run(tool("e2fsck", "e2fsprogs"), "-f", "-n", self.store_disk)
             into.mkdir()
@@ -114,21 +118,38 @@ class Crash:
 
 
 def boot(
-    machine: Machine, layout: Layout, reserved_mib: int, steps: tuple[str, ...], site: Path, folder: Path, host: str
+    machine: Machine,
+    layout: Layout,
+    reserved_mib: int,
+    steps: tuple[str, ...],
+    site: Path,
+    folder: Path,
+    host: str,
+    limit: float,
 ) -> Crash:
     """Crash a machine with ``crashkernel=<reserved_mib>M`` and let its crash kernel take ``steps``.
 
-    ``site`` goes into the crash kernel's initramfs as /etc/dumpvault; ``folder`` gets the disks and the console.
+    ``site`` goes into the crash kernel's initramfs as /etc/dumpvault; ``folder`` gets the disks and the console. After
+    ``limit`` seconds, many times what it takes, the machine is hung and switched off.
     """
     command = [tool(machine.program, machine.package), *machine.options]
     with _PREPARING:  # two machines have parts in common
         command += _prepare(machine, layout, site, folder, host)
     words = f"console={machine.console} panic=-1 crashkernel={reserved_mib}M real.console=console={machine.console}"
     words += f" real.layout={layout} real.steps={'+'.join(steps)}"
-    command += ["-accel", "tcg,thread=multi", "-m", str(machine.memory_mib), "-smp", "1", "-nodefaults", "-no-user-config"]
+    command += [
+        "-accel",
+        "tcg,thread=multi",
+        "-m",
+        f"{machine.memory_mib}",
+        "-smp",
+        "1",
+        "-nodefaults",
+        "-no-user-config",
+    ]
     command += ["-display", "none", "-no-reboot", "-serial", f"file:{folder}/console", "-append", words]
     with suppress(subprocess.TimeoutExpired):  # the console says how far it came
-        subprocess.run(command, check=True, capture_output=True, timeout=_LIMIT)
+        subprocess.run(command, check=True, capture_output=True, timeout=limit)
     console = (folder / "console").read_text(errors="replace").replace("\r", "")
     crash = _read(machine, layout, reserved_mib, folder, console)
     os.truncate(crash.plain, crash.vmcore_size)
@@ -163,15 +184,17 @@ def _prepare(machine: Machine, layout: Layout, site: Path, folder: Path, host: s
 
 def _read(machine: Machine, layout: Layout, reserved_mib: int, folder: Path, console: str) -> Crash:
     lines = [(m[1], dict(word.split("=", 1) for word in m[2].split())) for m in _LINE.finditer(console)]
-    size, memory, reserved, steps = 0, 0, range(0), {}
+    size, memory, reserved, stream, steps = 0, 0, range(0), "", {}
     for word, facts in lines:
         if word == "boot":
             memory = int(facts["memory_kb"])
         elif word == "crashed":
             size = int(facts["vmcore"])
+        elif word == "stream":
+            stream = facts["sha256"]
         elif word == "reserved":
-            first, _, last = facts["memory"].partition("-")
-            reserved = range(int(first, 16), int(last, 16) + 1) if last else range(0)
+            base = int(facts["base"] or "0", 16)
+            reserved = range(base, base + int(facts["bytes"]))
         elif word == "step":
             steps[facts["name"]] = Step(
                 name=facts["name"],
@@ -182,7 +205,7 @@ def _read(machine: Machine, layout: Layout, reserved_mib: int, folder: Path, con
                 peak_kib=int(facts["peak_kb"]) if facts["peak_kb"].isdigit() else None,
                 vault=facts["vault"] or None,
             )
-    return Crash(machine, layout, reserved_mib, folder, console, size, memory, reserved, steps)
+    return Crash(machine, layout, reserved_mib, folder, console, size, memory, reserved, stream, steps)
 
 
 def _drive(image: Path, *options: str) -> list[str]:

@@ -20,9 +20,8 @@ __all__ = ["PACKAGES", "PYTHON", "Platform", "ext4"]
 PYTHON = "3.11"
 #: Parts of Python's library that no collector has a use for.
 _UNUSED = (
-    "usr/share", "usr/lib/valgrind", "usr/lib/perl5", "usr/lib/python3.11/test", "usr/lib/python3.11/idlelib", "usr/lib/python3.11/lib2to3",
-    "usr/lib/python3.11/pydoc_data", "usr/lib/python3.11/ensurepip", "usr/lib/python3.11/unittest",
-    "usr/lib/python3.11/distutils", "usr/lib/python3.11/tkinter", "usr/lib/python3.11/turtledemo",
+    "usr/share", "usr/lib/valgrind", "usr/lib/perl5",
+    *(f"usr/lib/python{PYTHON}/{name}" for name in ("test", "idlelib", "lib2to3", "pydoc_data", "ensurepip", "tkinter")),
 )  # fmt: skip
 _MODULES = (
     "virtio_blk", "virtio_pci", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "ext4", "crc32c_generic", "crc32c_intel",
@@ -60,9 +59,12 @@ class Platform:
         debs = self._debian.fetch([f"linux-image-{self.kernel_version}-dbg"])
 
         def make(path: Path) -> None:
-            pattern = f"./usr/lib/debug/boot/vmlinux-{self.kernel_version}"
-            script = 'dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --strip-components=5 "$3"'
-            run("sh", "-ec", script, "sh", debs[0], path, pattern)
+            # The kernel comes before its modules, and tar stops there: the rest of the archive is ten times as long.
+            script = (
+                'dpkg-deb --fsys-tarfile "$1" 2>/dev/null | tar -x -C "$2" --strip-components=5 --occurrence=1 "$3"'
+            )
+            name = f"./usr/lib/debug/boot/vmlinux-{self.kernel_version}"
+            run("sh", "-ec", script, "sh", debs[0], path, name)
 
         return kept(f"debug-{self.architecture}", debs[0].name, make) / f"vmlinux-{self.kernel_version}"
 
@@ -121,7 +123,9 @@ class Platform:
 
     @cached_property
     def _python(self) -> Path:
-        debs = self._debian.fetch(self._debian.with_libraries(["python3.11", "python3.11-minimal", "makedumpfile", "time"]))
+        debs = self._debian.fetch(
+            self._debian.with_libraries(["python3.11", "python3.11-minimal", "makedumpfile", "time"])
+        )
         wheels = self._wheels
 
         def make(path: Path) -> None:
@@ -151,7 +155,16 @@ class Platform:
         return sorted(kept(f"wheels-{self.architecture}", f"{PYTHON} {self.tag} {wanted}", make).iterdir())
 
     def _install(self, root: Path, wheels: list[Path]) -> None:
-        run(*_pip("install"), "--no-deps", "--no-index", "--no-compile", "--target", root / PACKAGES, *self._target(), *wheels)
+        run(
+            *_pip("install"),
+            "--no-deps",
+            "--no-index",
+            "--no-compile",
+            "--target",
+            root / PACKAGES,
+            *self._target(),
+            *wheels,
+        )
 
     def _target(self) -> list[str]:
         words = ["--only-binary=:all:", "--implementation", "cp", "--python-version", PYTHON]
@@ -169,7 +182,7 @@ class Platform:
             if path is None or path.name in order:
                 return
             depends = re.search(rb"\0depends=([^\0]*)\0", path.read_bytes())
-            for one in (depends[1].decode().split(",") if depends else ()):
+            for one in depends[1].decode().split(",") if depends else ():
                 add(one.replace("-", "_"))
             order.append(path.name)
             shutil.copy2(path, into / path.name)

@@ -6,9 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.command import Home
-
 from real.machine import PPC64LE, X86_64, Crash, Layout, Machine, boot
+from support.command import Home
 
 __all__ = ["HOST", "SCENARIOS", "Scenario", "make_site", "what_a_guest_gets"]
 
@@ -24,8 +23,8 @@ class Scenario:
     reserved_mib: int
     steps: tuple[str, ...]
 
-    def crash(self, guest_site: Path, folder: Path) -> Crash:
-        return boot(self.machine, self.layout, self.reserved_mib, self.steps, guest_site, folder, HOST)
+    def crash(self, guest_site: Path, folder: Path, limit: float = 600) -> Crash:
+        return boot(self.machine, self.layout, self.reserved_mib, self.steps, guest_site, folder, HOST, limit)
 
 
 SCENARIOS = {
