@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from real.cache import ROOT, Missing, digest_of, kept, run, tool
 from real.debian import Packages
@@ -105,7 +106,8 @@ class Platform:
     def root(self) -> Path:
         """Python, makedumpfile and the installed wheel of this checkout: the tree of a root on a disk."""
         base = self._python
-        sources = [ROOT / "vault", ROOT / "policies", ROOT / "pyproject.toml"]
+        included = _project()["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+        sources = [ROOT / name for name in ("pyproject.toml", "vault", *included)]
 
         def make(path: Path) -> None:
             shutil.copytree(base, path, symlinks=True, copy_function=os.link, dirs_exist_ok=True)
@@ -143,8 +145,7 @@ class Platform:
     @cached_property
     def _wheels(self) -> list[Path]:
         """The wheels of the project's dependencies, for the guest."""
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        wanted = [d for d in project["dependencies"] if not d.lower().startswith(self.lacking)]
+        wanted = [d for d in _project()["project"]["dependencies"] if not d.lower().startswith(self.lacking)]
 
         def make(path: Path) -> None:
             try:
@@ -197,6 +198,10 @@ def ext4(path: Path, size_mib: int, tree: Path | None = None) -> None:
     path.unlink(missing_ok=True)
     content = ["-d", tree] if tree else []
     run(tool("mke2fs", "e2fsprogs"), "-q", "-t", "ext4", "-E", "root_owner=0:0", *content, path, f"{size_mib}M")
+
+
+def _project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def _unpack(debs: list[Path], into: Path) -> None:
