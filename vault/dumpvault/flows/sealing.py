@@ -100,9 +100,7 @@ class Line:
     def _read_back(self, name: str, record: RegionRecord) -> None:
         """Ask the medium for what was just written to it. Raises ``Forged`` where it gives other bytes."""
         self.store.settle(name)
-        digests = self.store.get(name, record.message)
-        sealed.Blocks.check_list(digests, record.blocks, name)
-        blocks = sealed.Blocks(lambda at, n: self.store.get(name, at, n), digests, record.message, name)
+        blocks = sealed.Blocks.signed(lambda at, n: self.store.get(name, at, n), record, name)
         count = block_count(record.message)
         step = 1 if self.read_back == "all" else _SAMPLE
         for first in {*range(0, count, step), count - 1}:

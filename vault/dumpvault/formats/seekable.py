@@ -9,15 +9,29 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
+
+from dumpvault.errors import Forged
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
 else:
     from compression import zstd
 
-__all__ = ["BadStream", "SeekTable", "TableWriter", "decode_frame", "raw_frame_prefix", "rle_frame", "zstd"]
+__all__ = [
+    "BadStream",
+    "SeekTable",
+    "TableWriter",
+    "as_allowed",
+    "check_raw",
+    "decode_frame",
+    "raw_frame_prefix",
+    "rle_frame",
+    "zstd",
+]
 
 _FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 _TABLE_MAGIC = 0x184D2A5E
@@ -63,6 +77,32 @@ def raw_frame_prefix(length: int) -> tuple[tuple[bytes, int], ...]:
         head = _frame_header(length) if start == 0 else b""
         parts.append((head + _block_header(size, _BLOCK_RAW, start + size == length), size))
     return tuple(parts)
+
+
+@contextmanager
+def as_allowed(name: str) -> Iterator[None]:
+    """What ``name``, an authentic object, holds against the format is its collector's doing: raise it as ``Forged``."""
+    try:
+        yield
+    except BadStream as error:
+        raise Forged(
+            f"{name}: sealed by a listed key, but not as the format allows: {error}",
+            "Its collector may be faulty or hostile. Other regions are unharmed.",
+        ) from None
+
+
+def check_raw(plaintext: int, length: int) -> None:
+    """Raise ``BadStream`` unless a region of codec ``raw`` holds exactly its ``length`` bytes."""
+    if plaintext != length:
+        raise BadStream(f"it holds {plaintext} bytes where {length} must stand")
+
+
+class Plaintext(Protocol):
+    """A message's plaintext by range; ``length`` in bytes."""
+
+    length: int
+
+    def read(self, start: int, length: int) -> bytes: ...
 
 
 class TableWriter:
@@ -116,6 +156,13 @@ class SeekTable:
             self.starts.append(at)
         if at != stream - size:
             raise BadStream(f"the seek table accounts for {at} bytes of {stream - size}")
+
+    @classmethod
+    def read(cls, plaintext: Plaintext, length: int, frame_size: int) -> Self:
+        """The table at the end of a region's plaintext. Raises ``BadStream``."""
+        size = cls.size(length, frame_size)
+        tail = plaintext.read(plaintext.length - size, size) if size <= plaintext.length else b""
+        return cls(tail, length=length, frame_size=frame_size, stream=plaintext.length)
 
     @staticmethod
     def size(length: int, frame_size: int) -> int:

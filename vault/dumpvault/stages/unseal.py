@@ -11,49 +11,39 @@ from dumpvault.errors import Forged
 from dumpvault.formats import sealed, seekable
 from dumpvault.model import RegionRecord, Sink, block_count
 
-__all__ = ["block_list", "unseal"]
+__all__ = ["unseal"]
 
 _GROUP = 4  # blocks read at a time: 1 MiB
 
 Get = Callable[[int, int], bytes]
 
 
-def block_list(get: Get, record: RegionRecord, name: str) -> bytes:
-    """The object's list of block digests, checked against its commit. Raises ``Forged``."""
-    digests = get(record.message, 32 * block_count(record.message))
-    sealed.Blocks.check_list(digests, record.blocks, name)
-    return digests
-
-
 def unseal(get: Get, record: RegionRecord, dek: bytes, context: bytes, frame_size: int, name: str, sink: Sink) -> None:
     """Open one region into ``sink``. ``get(offset, length)`` reads the object that ``name`` names. Raises ``Forged``."""
-    blocks = sealed.Blocks(get, block_list(get, record, name), record.message, name)
+    blocks = sealed.Blocks.signed(get, record, name)
     message = sealed.Message(dek, context, blocks)
-    try:
-        frames = (
-            _Raw(record, message.length, sink) if record.codec == "raw" else _Frames(record, message, frame_size, sink)
-        )
-        decryptor = Cobblestone256Decryptor(dek, context)
-        count = block_count(record.message)
-        for first in range(0, count, _GROUP):
-            frames.take(decryptor.update(blocks.blocks(first, min(_GROUP, count - first))))
-        frames.take(decryptor.finalize())
-        frames.finish()
-    except InvalidTag:
-        raise Forged(f"{name}: a chunk fails authentication", "Restore the object from a copy.") from None
-    except seekable.BadStream as error:
-        raise Forged(
-            f"{name}: sealed by a listed key, but not as the format allows: {error}",
-            "Its collector may be faulty or hostile. Other regions are unharmed.",
-        ) from None
+    with seekable.as_allowed(name):
+        try:
+            frames = (
+                _Raw(record, message.length, sink)
+                if record.codec == "raw"
+                else _Frames(record, message, frame_size, sink)
+            )
+            decryptor = Cobblestone256Decryptor(dek, context)
+            count = block_count(record.message)
+            for first in range(0, count, _GROUP):
+                frames.take(decryptor.update(blocks.blocks(first, min(_GROUP, count - first))))
+            frames.take(decryptor.finalize())
+            frames.finish()
+        except InvalidTag:
+            raise Forged(f"{name}: a chunk fails authentication", "Restore the object from a copy.") from None
 
 
 class _Raw:
     """Codec ``raw``."""
 
     def __init__(self, record: RegionRecord, plaintext: int, sink: Sink) -> None:
-        if plaintext != record.length:
-            raise seekable.BadStream(f"it holds {plaintext} bytes where {record.length} must stand")
+        seekable.check_raw(plaintext, record.length)
         self._at = record.offset
         self._sink = sink
 
@@ -70,9 +60,7 @@ class _Frames:
     """Codec ``zstd``: cuts the stream where the checked seek table says, decodes frame by frame."""
 
     def __init__(self, record: RegionRecord, message: sealed.Message, frame_size: int, sink: Sink) -> None:
-        size = seekable.SeekTable.size(record.length, frame_size)
-        tail = message.read(message.length - size, size) if size <= message.length else b""
-        self._table = seekable.SeekTable(tail, length=record.length, frame_size=frame_size, stream=message.length)
+        self._table = seekable.SeekTable.read(message, record.length, frame_size)
         self._record = record
         self._sink = sink
         self._left = b""
