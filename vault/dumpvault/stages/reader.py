@@ -10,9 +10,11 @@ import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from dumpvault.errors import Incomplete
+from dumpvault.errors import Incomplete, VaultError
 from dumpvault.formats import sealed, seekable
 from dumpvault.model import BLOCK, CHUNK, RegionRecord
 from dumpvault.ranges import Ranges
@@ -21,6 +23,7 @@ __all__ = ["CACHE", "Cache", "Openable", "Reader"]
 
 #: Bytes of opened data, checked blocks and tables that a reader keeps unless told otherwise.
 CACHE = 256 << 20
+_AHEAD, _STEP = 4 << 20, 512 << 10  # how far a sequential reader is kept ahead of, and by what pieces, in bytes
 _ENTRY = 512  # what an entry costs beside its bytes: key, list node, object headers
 
 _Value = TypeVar("_Value")
@@ -95,18 +98,24 @@ class Reader:
         size: int,
         frame_size: int,
         cache: int = CACHE,
+        ahead: int = 0,
     ) -> None:
         """``get(path, offset, length)`` reads an object; ``regions`` stand by offset, without overlap.
 
         ``size`` (bytes of the source), ``frame_size`` (the header's) and ``cache`` (the most to keep) are in bytes.
+        ``ahead`` threads open what a sequential reader will ask for next.
         """
         self.size = size
         self._get = get
         self._regions = regions
         self._starts = [region.record.offset for region in regions]
         self._frame_size = frame_size
-        self._cache = Cache(cache)
+        # A checked block serves the few frames beside the one that was asked for; an opened frame is what reads come back to.
+        self._blocks = Cache(cache // 4)
+        self._frames = Cache(cache - cache // 4)
         self._zeros = bytes(frame_size)  # one for all frames of zeros
+        self._ahead = ThreadPoolExecutor(ahead, "ahead") if ahead else None
+        self._expected = self._warmed = 0
         self._count = threading.Lock()
         #: Bytes fetched from the store, and the regions that they came from, by position.
         self.fetched = 0
@@ -123,29 +132,55 @@ class Reader:
         Raises ``Incomplete`` where no region holds them, ``Forged`` where they fail authentication, ``StoreFailed``.
         """
         end = min(offset + length, self.size)
+        if self._ahead and abs(offset - self._expected) <= _STEP:
+            self._read_ahead(self._ahead, end)
+        self._expected = end
         parts: list[bytes] = []
         while offset < end:
-            number = bisect_right(self._starts, offset) - 1
-            if number < 0 or offset >= self._regions[number].record.end:
-                raise Incomplete(
-                    f"byte {offset:#x} of the source is in no region at hand",
-                    "The vault is incomplete. What it has stays readable.",
-                )
-            record = self._regions[number].record
-            unit = self._unit(record)
-            index, inside = divmod(offset - record.offset, unit)
-            frame = self._cache.obtain((number, index), lambda n=number, i=index: self._frame(n, i))  # type: ignore[misc]
-            part = frame[inside : inside + end - offset]
+            part = self._piece(offset, end - offset)
             parts.append(part)
             offset += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        if self._ahead:
+            self._ahead.shutdown(cancel_futures=True)
+
+    def _read_ahead(self, pool: ThreadPoolExecutor, offset: int) -> None:
+        with self._count:
+            start = self._warmed if offset - _STEP <= self._warmed <= offset + _AHEAD else offset
+            pieces = range(start, min(offset + _AHEAD - _STEP, self.size), _STEP)
+            if pieces:
+                self._warmed = pieces[-1] + _STEP
+        for at in pieces:
+            pool.submit(self._warm, at)
+
+    def _warm(self, offset: int) -> None:
+        """What is not good is told to whoever asks for it."""
+        with suppress(VaultError):
+            for at in range(offset, min(offset + _STEP, self.size), self._frame_size):
+                self._piece(at, 0)
+
+    def _piece(self, offset: int, length: int) -> bytes:
+        """At most ``length`` bytes from ``offset``, out of one frame."""
+        number = bisect_right(self._starts, offset) - 1
+        if number < 0 or offset >= self._regions[number].record.end:
+            raise Incomplete(
+                f"byte {offset:#x} of the source is in no region at hand",
+                "The vault is incomplete. What it has stays readable.",
+            )
+        record = self._regions[number].record
+        index, inside = divmod(offset - record.offset, self._unit(record))
+        frame = self._frames.obtain((number, index), lambda: self._frame(number, index))
+        return frame[inside : inside + length]
 
     def _unit(self, record: RegionRecord) -> int:
         """What is opened at a time, in bytes: a frame, or as much of a raw region."""
         return self._frame_size if record.codec == "zstd" else max(self._frame_size, CHUNK)
 
     def _frame(self, number: int, index: int) -> tuple[bytes, int]:
-        region = self._cache.obtain(number, lambda: self._opened(number))
+        region = self._frames.obtain(number, lambda: self._opened(number))
         frame = region.frame(index)
         if frame == self._zeros:
             return self._zeros, 0
@@ -153,7 +188,7 @@ class Reader:
 
     def _opened(self, number: int) -> tuple[_Region, int]:
         self.touched.add(number)
-        region = _Region(self._regions[number], self._fetch, self._cache, number, self._frame_size)
+        region = _Region(self._regions[number], self._fetch, self._blocks, number, self._frame_size)
         return region, region.size
 
     def _fetch(self, path: str, offset: int, length: int) -> bytes:
