@@ -54,8 +54,8 @@ def _elf_image(core: elf.ElfCore, read: Read, size: int) -> Image:
         if kind != elf.PT_LOAD or not length:
             continue
         if address + length > 1 << core.bits:
-            raise BadInput(
-                f"a segment of the dump runs past the end of the address space: {address:#x}, {length:#x} bytes"
+            raise elf.MalformedElf(
+                f"a segment of {length:#x} bytes at {address:#x} runs past the end of the address space"
             )
         segments.append(Segment(address, length, virtual if _is_kernel(virtual, core.bits) else None))
         last = pieces[-1] if pieces else (0, 0, 0)
@@ -64,7 +64,7 @@ def _elf_image(core: elf.ElfCore, read: Read, size: int) -> Image:
         else:
             pieces.append((address, length, offset))
         if len(segments) > _MAX_PIECES:
-            raise BadInput(f"more than {_MAX_PIECES} memory segments; no machine has so many")
+            raise elf.MalformedElf(f"more than {_MAX_PIECES} memory segments; no machine has so many")
     text = None
     for part in core.notes:
         text = vmcoreinfo.locate(read, part.offset, part.length, core.endian)

@@ -70,8 +70,7 @@ def open_image(read: Read, size: int) -> Image:
     bitmap = bitmap_blocks * block_size
     if bitmap_at + bitmap > size:
         raise _damaged(f"it ends at {size:#x}, inside its bitmaps", bitmap_at)
-    bytes_needed = (pages + 7) // 8
-    two = bitmap_blocks >= 2 * ((bytes_needed + block_size - 1) // block_size)
+    two = bitmap_blocks >= 2 * -(-pages // (8 * block_size))  # dump_is_partial() in crash
     dumped_at, held = (bitmap_at + bitmap // 2, bitmap // 2) if two else (bitmap_at, bitmap)
     if pages > held * 8:
         raise _damaged(f"{pages} pages do not fit its bitmap of {held} bytes", dumped_at)

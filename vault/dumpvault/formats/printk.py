@@ -25,7 +25,9 @@ _WORD = 8
 _STATE_SHIFT = 62  # a descriptor's state_var: its state in two bits, its id below
 _ID = (1 << _STATE_SHIFT) - 1
 _COMMITTED, _FINALIZED = 1, 2
-_MAX_BITS = 31  # LOG_BUF_LEN_MAX is 2^31
+_MAX_BITS = 31  # LOG_BUF_LEN_MAX is 2^31 bytes of text, with a descriptor for every 2^5 (PRB_AVGBITS)
+_MAX_DESC_BITS = 26
+_MAX_LOST = 4096  # in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ def kernel_log(image: Image, warn: Warn = lambda _: None) -> Iterator[Record]:
     """The records of the kernel log, oldest first, read as they are asked for.
 
     ``warn`` is told, in one sentence each, of what could not be read. Raises ``BadInput`` when there is no VMCOREINFO, no
-    log in it, or a machine whose addresses are not translated; passes on what the image's read function raises.
+    log in it, or a machine whose addresses are not translated (the last when the first record is asked for, if the log's
+    own head makes no sense); passes on what the image's read function raises.
     """
     memory = kernel_memory(image)
     info = image.info
@@ -139,9 +142,9 @@ class _Window:
         return bytes(out)
 
 
-def _power(structures: _Structures, data: bytes, at: int, what: str) -> int:
+def _power(structures: _Structures, data: bytes, at: int, what: str, most: int) -> int:
     bits = structures.number(data, at, "I")
-    if bits > _MAX_BITS:
+    if bits > most:
         raise BadInput(
             f"the kernel log's {what} is 2^{bits}: no kernel has such a ring",
             "The structure is damaged, or the dump's addresses are not what VMCOREINFO says. Use crash on the opened dump.",
@@ -164,8 +167,8 @@ class _Ring:
         def within(outer: str, field: str) -> int:
             return required(info, f"OFFSET(printk_ringbuffer.{outer})") + required(info, f"OFFSET(prb_{field})")
 
-        self.count = _power(s, ring, within("desc_ring", "desc_ring.count_bits"), "descriptor ring")
-        self.text_size = _power(s, ring, within("text_data_ring", "data_ring.size_bits"), "text ring")
+        self.count = _power(s, ring, within("desc_ring", "desc_ring.count_bits"), "descriptor ring", _MAX_DESC_BITS)
+        self.text_size = _power(s, ring, within("text_data_ring", "data_ring.size_bits"), "text ring", _MAX_BITS)
         self.tail = s.word(ring, within("desc_ring", "desc_ring.tail_id") + counter) & _ID
         self.head = s.word(ring, within("desc_ring", "desc_ring.head_id") + counter) & _ID
         self._desc_size, self._info_size = self._size("prb_desc"), self._size("printk_info")
@@ -232,34 +235,25 @@ def _lockless(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record
             f"the kernel log's ring of {ring.count} claims {count} records: only the newest {ring.count} are looked at"
         )
         count = ring.count
-    lost = _Lost(warn)
+    lost = in_a_row = 0
     for back in range(count - 1, -1, -1):
         id_ = ring.head - back & _ID
         try:
             record = ring.record(id_)
         except (_Damage, BadInput) as error:
-            lost.add(f"record {id_:#x}", str(error))
+            if not lost:
+                warn(f"the kernel log is damaged: record {id_:#x} is left out: {error}")
+            lost += 1
+            in_a_row += 1
+            if in_a_row == _MAX_LOST:
+                warn(f"{in_a_row} records in a row could not be read: the {back} that follow are left out")
+                return
             continue
+        in_a_row = 0
         if record is not None:
             yield record
-    lost.tell()
-
-
-class _Lost:
-    """Records that could not be read: the first is told at once, the number of the others at the end."""
-
-    def __init__(self, warn: Warn) -> None:
-        self._warn = warn
-        self._count = 0
-
-    def add(self, what: str, why: str) -> None:
-        if not self._count:
-            self._warn(f"the kernel log is damaged: {what} is left out: {why}")
-        self._count += 1
-
-    def tell(self) -> None:
-        if self._count > 1:
-            self._warn(f"{self._count} records of the kernel log could not be read")
+    if lost > 1:
+        warn(f"{lost} records of the kernel log could not be read")
 
 
 def _records(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record]:
