@@ -286,3 +286,27 @@ def kdump_compressed(crashed: Crashed, *, without: Iterable[int] = (), **options
         memory=left_out,
         **options,  # type: ignore[arg-type]
     )
+
+
+def for_makedumpfile(crashed: Crashed, release: str) -> None:
+    """Add what makedumpfile asks of an x86_64 kernel of ``release`` before it looks at the log: its name, a mem_map."""
+    names = (b"Linux", b"node", release.encode(), b"#1 SMP", b"x86_64", b"(none)")
+    image = crashed.loads[0][0]
+    crashed.placed |= {"init_uts_ns": image + 0x800, "mem_map": image + 0x700}
+    crashed.poke("init_uts_ns", 0, b"".join(name.ljust(65, b"\0") for name in names))
+    crashed.poke("mem_map", 0, struct.pack("<Q", crashed.placed.get("text") or crashed.placed["buffer"]))
+    page = {"flags": 0, "_refcount": 52, "_count": 28, "mapping": 24, "lru": 8}
+    crashed.info |= {f"OFFSET(page.{name})": str(offset) for name, offset in page.items()}
+    crashed.info |= {f"SYMBOL({name})": f"{crashed.placed[name]:x}" for name in ("init_uts_ns", "mem_map")}
+    crashed.info |= {
+        "OSRELEASE": release,
+        "SIZE(page)": "64",
+        "SIZE(list_head)": "16",
+        "OFFSET(list_head.next)": "0",
+        "OFFSET(list_head.prev)": "8",
+        "OFFSET(uts_namespace.name)": "0",
+        "SYMBOL(init_top_pgt)": crashed.info["SYMBOL(swapper_pg_dir)"],
+        "SYMBOL(init_level4_pgt)": crashed.info["SYMBOL(swapper_pg_dir)"],
+        "SYMBOL(_stext)": f"{image:x}",
+        "NUMBER(KERNEL_IMAGE_SIZE)": str(1 << 30),
+    }

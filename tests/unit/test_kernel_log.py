@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+import shutil
 import struct
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from dumpvault.errors import BadInput, Forged
 from dumpvault.formats.image import Image, open_image
 from dumpvault.formats.printk import Record, format_record, kernel_log
 from kit import limited, reader
-from support.crashed import Crashed, crash, elf_core, kdump_compressed
+from support.crashed import Crashed, crash, elf_core, for_makedumpfile, kdump_compressed
 from support.printk_writer import CharacterWriter, LocklessWriter, Message, RecordWriter
 
 ORDERS = {"little": "<", "big": ">"}
@@ -142,6 +145,40 @@ def test_a_record_is_written_as_makedumpfile_writes_it() -> None:
     assert format_record(Record(b"x", 0, 1 << 31 | 12), caller=True) == b"[    0.000000][   C12] x\n"
     assert format_record(Record(b"x", 0, 1 << 31 | 12)) == b"[    0.000000] x\n"
     assert format_record(Record(b"<6>[ 0.0] old\n\x1b", None)) == b"<6>[ 0.0] old\n\x1b"
+
+
+def makedumpfile_log(data: bytes, folder: Path) -> bytes:
+    program = shutil.which("makedumpfile")
+    if program is None:
+        pytest.skip("NOT TESTED: no makedumpfile here")
+    (folder / "vmcore").write_bytes(data)
+    (folder / "log").unlink(missing_ok=True)
+    done = subprocess.run([program, "--dump-dmesg", "vmcore", "log"], cwd=folder, capture_output=True, check=False)
+    assert (folder / "log").is_file(), done.stderr
+    return (folder / "log").read_bytes()
+
+
+@pytest.mark.parametrize("container", ["elf", "kdump"])
+@pytest.mark.parametrize("kind", ["lockless", "printk_log", "log", "characters"])
+def test_makedumpfile_reads_the_same(kind: str, container: str, tmp_path: Path) -> None:
+    """The real makedumpfile on the same dumps, byte for byte: wrapped rings, continued lines, control characters."""
+    lines = [b"message %d\nline\t two \x01\x1b[0m" % i for i in range(60)]
+    release = {"lockless": "6.1.0", "printk_log": "4.19.0", "log": "3.6.0", "characters": "2.6.32"}[kind]
+    if kind == "characters":
+        old = CharacterWriter(1024)
+        old.log(b"\n".join(lines))
+        crashed = crash(old.structures())
+    else:
+        writer = LocklessWriter(4, 10) if kind == "lockless" else RecordWriter(1024, name=kind)
+        for i, line in enumerate(lines):
+            writer.log(Message(line, i * 123_456_789))
+        crashed = crash(writer.structures())
+    for_makedumpfile(crashed, release)
+    pages = kdump_compressed(crashed, compressions=("zlib", "none"), phys_base=int(crashed.info["NUMBER(phys_base)"]))
+    data = elf_core(crashed) if container == "elf" else pages
+    ours = b"".join(map(format_record, kernel_log(open_image(reader(data), len(data)))))
+    assert len(ours) >= 1000
+    assert makedumpfile_log(data, tmp_path) == ours
 
 
 def test_no_log_is_refused_by_name() -> None:
