@@ -162,7 +162,7 @@ def makedumpfile_log(data: bytes, folder: Path) -> bytes:
 @pytest.mark.parametrize("kind", ["lockless", "printk_log", "log", "characters"])
 def test_makedumpfile_reads_the_same(kind: str, container: str, tmp_path: Path) -> None:
     """The real makedumpfile on the same dumps, byte for byte: wrapped rings, continued lines, control characters."""
-    lines = [b"message %d\nline\t two \x01\x1b[0m" % i for i in range(60)]
+    lines = [b"message %d\nline\t\r two \x01\x1b[0m\x7f" % i for i in range(60)]
     release = {"lockless": "6.1.0", "printk_log": "4.19.0", "log": "3.6.0", "characters": "2.6.32"}[kind]
     if kind == "characters":
         old = CharacterWriter(1024)
@@ -292,6 +292,19 @@ def test_pages_of_the_log_that_are_not_in_the_dump_are_told() -> None:
     assert [r for r in everything if r in records] == records
     assert len(told) == 2
     assert "not in the dump" in told[0]
+
+
+def test_a_character_buffer_with_a_hole() -> None:
+    """Characters around a page that was left out are told, and that some are not."""
+    writer = CharacterWriter(16384)
+    writer.log(b"".join(b"%7d\n" % i for i in range(4096)))
+    crashed = crash(writer.structures())
+    data = kdump_compressed(crashed, without=[crashed.physical("buffer", 8192) // 4096])
+    told: list[str] = []
+    text = b"".join(record.text for record in kernel_log(open_image(reader(data), len(data)), told.append))
+    assert 8192 <= len(text) < 16384
+    assert (text[:8], text[-8:]) == (b"   2048\n", b"   4095\n")
+    assert len(told) == 1
 
 
 def test_a_damaged_record_buffer_ends_with_what_could_be_read() -> None:

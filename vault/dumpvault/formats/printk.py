@@ -48,16 +48,15 @@ def format_record(record: Record, *, caller: bool = False) -> bytes:
 
     ``[    1.234567] text``; a second line of the same record is indented; what is neither printable ASCII nor white
     space is written ``\\xNN``. ``caller`` adds the kernel's ``[    T1]`` or ``[    C0]`` (CONFIG_PRINTK_CALLER).
-    Two things differ: bytes from 0x80 are ``\\xe4``, where makedumpfile on a machine with signed ``char`` writes
-    ``\\xffffffe4``; and the character buffer of old kernels is written as it is in either program.
+    One thing differs: a byte from 0x80 is ``\\xe4``, where makedumpfile on a machine with signed ``char`` writes
+    ``\\xffffffe4``. The character buffer of old kernels is handed on as it is, by either program.
     """
     if record.nanoseconds is None:
         return record.text
     seconds, rest = divmod(record.nanoseconds, 1_000_000_000)
     head = b"[%5d.%06d]" % (seconds, rest // 1000)
     if caller and record.caller is not None:
-        who = b"%c%d" % (b"C" if record.caller >> 31 else b"T", record.caller & 0x7FFF_FFFF)
-        head += b"[%6s]" % who.rjust(6)
+        head += b"[%6s]" % (b"%c%d" % (b"C" if record.caller >> 31 else b"T", record.caller & 0x7FFF_FFFF))
     head += b" "
     lines = record.text.split(b"\n")
     return head + (b"\n" + b" " * len(head)).join(_printable(line) for line in lines) + b"\n"
@@ -72,9 +71,9 @@ def _printable(line: bytes) -> bytes:
 def kernel_log(image: Image, warn: Warn = lambda _: None) -> Iterator[Record]:
     """The records of the kernel log, oldest first, read as they are asked for.
 
-    ``warn`` is told, in one sentence each, of what could not be read. Raises ``BadInput`` when there is no VMCOREINFO, no
-    log in it, or a machine whose addresses are not translated (the last when the first record is asked for, if the log's
-    own head makes no sense); passes on what the image's read function raises.
+    ``warn`` is told, in one sentence each, of what could not be read. Raises ``BadInput`` without a VMCOREINFO, without a
+    log in it, and for a machine whose addresses are not translated; when the first record is asked for also if the log's
+    own head cannot be read or makes no sense. Any other error of the image's read function passes through.
     """
     memory = kernel_memory(image)
     info = image.info
@@ -83,10 +82,10 @@ def kernel_log(image: Image, warn: Warn = lambda _: None) -> Iterator[Record]:
     if symbol(info, "log_first_idx") is not None:
         return _records(image, memory, warn)
     if symbol(info, "log_end") is not None:
-        return _characters(image, memory)
+        return _characters(image, memory, warn)
     raise BadInput(
         f"VMCOREINFO names no kernel log (kernel {image.release or 'unknown'})",
-        "The kernel was built without printk, or is older than 2.6.31. Use crash with its debug symbols.",
+        "It was built without printk, or is too old to name its log. Use crash with its debug symbols.",
     )
 
 
@@ -94,7 +93,7 @@ class _Structures:
     """Integers at kernel addresses, in the machine's byte order."""
 
     def __init__(self, image: Image, memory: KernelMemory) -> None:
-        self.memory = memory
+        self._memory = memory
         self._order = "<" if image.endian == "little" else ">"
 
     def word(self, data: bytes, at: int) -> int:
@@ -112,10 +111,10 @@ class _Structures:
         return int(value)
 
     def read_word(self, address: int) -> int:
-        return self.word(self.memory.read(address, _WORD), 0)
+        return self.word(self._memory.read(address, _WORD), 0)
 
     def read_int(self, address: int) -> int:
-        return self.number(self.memory.read(address, 4), 0, "I")
+        return self.number(self._memory.read(address, 4), 0, "I")
 
 
 class _Window:
@@ -298,7 +297,7 @@ def _records(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record]
         warn("the kernel log is damaged: its records go round its buffer more than once")
 
 
-def _characters(image: Image, memory: KernelMemory) -> Iterator[Record]:
+def _characters(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record]:
     """A ring of characters: the last ``log_buf_len`` of the ``log_end`` that were ever written."""
     info = image.info
     s = _Structures(image, memory)
@@ -310,7 +309,15 @@ def _characters(image: Image, memory: KernelMemory) -> Iterator[Record]:
         )
     window = _Window(memory, s.read_word(required(info, "SYMBOL(log_buf)")))
     at = max(end - size, 0)
+    lost = 0
     while at < end:
         take = min(end - at, size - at % size, 4096)
-        yield Record(text=window.get(at % size, take), nanoseconds=None)
+        try:
+            text = window.get(at % size, take)
+        except BadInput as error:
+            if not lost:
+                warn(f"the kernel log is damaged: {take} characters and perhaps more are left out: {error}")
+            lost += take
+        else:
+            yield Record(text=text, nanoseconds=None)
         at += take
