@@ -80,6 +80,16 @@ def test_an_elf_core_that_ends_early() -> None:
     assert image.release is None
 
 
+def test_memory_that_the_file_does_not_hold_is_no_zeros() -> None:
+    """p_memsz beyond p_filesz marks what makedumpfile -E left out: absent."""
+    data = bytearray(elf_file(62, "little", 64, b"", [(0, 0x1000, b"a" * 0x1000)]))
+    struct.pack_into("<Q", data, 64 + 56 + 40, 0x3000)
+    image = opened(bytes(data))
+    assert image.physical(0x1000, 0x1000) == b"a" * 0x1000
+    with pytest.raises(Absent):
+        image.physical(0x2000, 8)
+
+
 def test_what_is_no_dump_is_refused() -> None:
     """Anything else, a flattened stream, broken headers, too many segments: each by its name."""
     for data, match in (
@@ -251,6 +261,23 @@ def test_a_page_that_grows_without_end_is_cut_off() -> None:
         good[table + 24 : table + 24 + len(bomb)] = bomb
         with pytest.raises(BadInput, match=r"not 4096 bytes|does not decompress"):
             opened(bytes(good)).physical(0, 8)
+
+
+def test_pages_in_a_row_are_read_at_once() -> None:
+    """64 KiB of 16 pages: bitmap, descriptors, and one read for all their data."""
+    held = {page: random.Random(page).randbytes(PAGE) for page in range(64)}
+    data = kdump_file(held, count=64)
+    calls: list[tuple[int, int]] = []
+
+    def read(offset: int, length: int) -> bytes:
+        calls.append((offset, length))
+        return data[offset : offset + length]
+
+    image = open_image(read, len(data))
+    image.physical(0, 8)
+    calls.clear()
+    assert image.physical(16 * PAGE, 16 * PAGE) == b"".join(held[page] for page in range(16, 32))
+    assert [length for _, length in calls] == [16 * 24, 16 * PAGE]
 
 
 class Sparse:

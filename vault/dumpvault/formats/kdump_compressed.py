@@ -36,6 +36,7 @@ _BLOCK = 32 << 10  # bytes of bitmap whose pages are counted together
 _STEP = 256  # bytes of bitmap counted anew for each rank
 _KEPT_BLOCKS = 16
 _KEPT_BYTES = 4 << 20  # of decompressed pages
+_AHEAD = 256 << 10  # bytes of stored pages read at once
 _MAX_TEXT = 1 << 20
 _WINDOW: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 20}
 
@@ -182,35 +183,55 @@ class _Pages:
             table = self._read(at, count * _DESCRIPTOR_SIZE)
             if len(table) < count * _DESCRIPTOR_SIZE:
                 raise _damaged("it ends inside its page descriptors", at)
-            for i, (offset, stored, flags) in enumerate(self._descriptor.iter_unpack(table)):
-                yield self._page((start + i) * self._page_size, offset, stored, flags)
+            yield from self._run(start, list(self._descriptor.iter_unpack(table)))
+
+    def _run(self, first: int, descriptors: list[tuple[int, int, int]]) -> Iterator[bytes]:
+        """The pages of ``descriptors``; what stands in a row in the file is read at once."""
+        begin, ahead = 0, b""
+        for i, (offset, stored, flags) in enumerate(descriptors):
+            address = (first + i) * self._page_size
+            data = self._look(offset)
+            if data is None:
+                self._check(address, offset, stored)
+                if offset < begin or offset + stored > begin + len(ahead):
+                    begin, end = offset, offset + stored
+                    for following, size, _ in descriptors[i + 1 :]:
+                        if following != end or size > self._page_size or end - begin > _AHEAD:
+                            break
+                        end += size
+                    ahead = self._read(begin, end - begin)
+                raw = ahead[offset - begin : offset - begin + stored]
+                if len(raw) < stored:
+                    if self._incomplete:
+                        raise Absent(address, "the dump was cut short while it was written")
+                    raise _damaged(f"it ends inside the page at physical {address:#x}", offset)
+                data = self._decompress(raw, flags, address, offset)
+                self._keep(offset, data)
+            yield data
 
     def _dumped(self, page: int) -> bool:
         return page < self._count and self._ranks.dumped(page)
 
-    def _page(self, address: int, offset: int, stored: int, flags: int) -> bytes:
+    def _look(self, offset: int) -> bytes | None:
         with self._lock:
             data = self._kept.get(offset)
             if data is not None:
                 self._kept.move_to_end(offset)
-                return data
+            return data
+
+    def _keep(self, offset: int, data: bytes) -> None:
+        with self._lock:
+            self._kept[offset] = data
+            while len(self._kept) * self._page_size > _KEPT_BYTES:
+                self._kept.popitem(last=False)
+
+    def _check(self, address: int, offset: int, stored: int) -> None:
         if offset == 0:
             if self._incomplete:
                 raise Absent(address, "the dump was cut short while it was written")
             raise _damaged(f"the page at physical {address:#x} has no place in the file", offset)
         if not 0 < stored <= 2 * self._page_size:
             raise _damaged(f"the page at physical {address:#x} is stored in {stored} bytes", offset)
-        raw = self._read(offset, stored)
-        if len(raw) < stored:
-            if self._incomplete:
-                raise Absent(address, "the dump was cut short while it was written")
-            raise _damaged(f"it ends inside the page at physical {address:#x}", offset)
-        data = self._decompress(raw, flags, address, offset)
-        with self._lock:
-            self._kept[offset] = data
-            while len(self._kept) * self._page_size > _KEPT_BYTES:
-                self._kept.popitem(last=False)
-        return data
 
     def _decompress(self, raw: bytes, flags: int, address: int, offset: int) -> bytes:
         for flag in _UNREAD:
