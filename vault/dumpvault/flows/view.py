@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from dumpvault.errors import Incomplete
+from dumpvault.errors import BadInput, Incomplete, VaultError
 from dumpvault.flows.unlocking import Unlock, unlock_vault
 from dumpvault.flows.verify import Report
+from dumpvault.formats import elf
 from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.available import AvailableCore
+from dumpvault.formats.image import Image, open_image
+from dumpvault.formats.printk import format_record, kernel_log
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Store
 from dumpvault.stages.reader import CACHE, Reader
 
 __all__ = ["View", "ViewRequest", "VirtualFile", "open_view"]
+
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,10 @@ class VirtualFile:
 
     size: int
     read: Callable[[int, int], bytes]
+
+    @classmethod
+    def of(cls, data: bytes) -> VirtualFile:
+        return cls(len(data), lambda offset, length: data[offset : offset + length])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +49,53 @@ class ViewRequest:
     ahead: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class View:
-    """``source`` is what was captured; ``missing`` says what of it is not there."""
+    """One vault, open. ``source`` is what was captured; ``missing`` says what of it is not there, if anything."""
 
-    report: Report
-    reader: Reader
-    source: VirtualFile
-    missing: Incomplete | None
+    def __init__(self, report: Report, reader: Reader) -> None:
+        self.report = report
+        self.reader = reader
+        self.source = VirtualFile(reader.size, reader.read)
+        self.missing = next((f for f in report.findings if isinstance(f, Incomplete)), None)
+
+    @cached_property
+    def dump(self) -> VirtualFile:
+        """What analysis reads: of an incomplete ELF core, the core of what is there. Raises ``VaultError``."""
+        if self.missing is None or self.report.examiner.header.source.kind != "elf":
+            return self.source
+        try:
+            core = AvailableCore(self.source.read, self.reader.available)
+        except elf.MalformedElf as error:
+            raise BadInput(f"the source's ELF headers cannot be used: {error}", "'dumpvault open' writes it.") from None
+        return VirtualFile(core.size, core.read)
+
+    @cached_property
+    def image(self) -> Image:
+        """The dump as physical memory. Raises ``BadInput`` for anything but an ELF core or a kdump-compressed dump."""
+        return open_image(self.dump.read, self.dump.size)
+
+    def kernel_log(self, warn: Warn) -> Iterator[bytes]:
+        """The kernel log, as lines; raises ``VaultError`` where there is none to be read."""
+        return (format_record(record) for record in kernel_log(self.image, warn))
+
+    def files(self, warn: Warn) -> dict[str, VirtualFile]:
+        """What a mount shows, by name. ``warn`` is told what is left out, and why."""
+        files = {"vmcore": self.source}
+        if self.report.examiner.manifest:
+            files["manifest.json"] = VirtualFile.of(self.report.examiner.manifest_payload)
+        try:
+            if self.dump is not self.source:
+                files["vmcore-available"] = self.dump
+            if self.image.vmcoreinfo:
+                files["vmcoreinfo"] = VirtualFile.of(self.image.vmcoreinfo)
+            files["dmesg.txt"] = VirtualFile.of(b"".join(self.kernel_log(warn)))
+        except VaultError as error:
+            left_out = [n for n in ("vmcoreinfo", "dmesg.txt") if n not in files]
+            warn(f"no {' and no '.join(left_out)}: {error.message}")
+        return files
+
+    def close(self) -> None:
+        self.reader.close()
 
 
 def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock: Unlock) -> View:
@@ -62,5 +112,4 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
     if examiner.manifest is None:
         size = max(size, examiner.header.source.size or 0)
     reader = Reader(store.get, unlocked.regions, size, examiner.header.frame_size, request.cache, request.ahead)
-    missing = next((f for f in unlocked.report.findings if isinstance(f, Incomplete)), None)
-    return View(unlocked.report, reader, VirtualFile(size, reader.read), missing)
+    return View(unlocked.report, reader)
