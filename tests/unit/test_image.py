@@ -121,6 +121,14 @@ def test_notes_are_passed_over_unread() -> None:
     assert got < 10_000
 
 
+def test_a_note_that_runs_past_the_notes_is_none() -> None:
+    """Its text would be whatever memory follows."""
+    whole = note(b"VMCOREINFO", INFO, "little")
+    for cut in (8, 20, len(whole) - 13, len(whole) - 5):
+        data = elf_file(62, "little", 64, whole[:-cut], [(0, 0x1000, b"a" * 0x1000)])
+        assert opened(data).vmcoreinfo == b""
+
+
 def pages(rng: random.Random, count: int, page_size: int = PAGE) -> dict[int, bytes]:
     """Some of the first ``count`` pages, in runs: noise, text, zeros."""
     out: dict[int, bytes] = {}

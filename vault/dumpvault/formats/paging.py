@@ -185,9 +185,8 @@ def _aarch64(image: Image) -> Translate:
         return entry & 0x0000_FFFF_FFFF_F000
 
     def translate(address: int) -> int | None:
-        if not address >> 55 & 1:
+        if not address >> 55 & 1:  # the bits above may be a pointer's tag
             return None
-        address |= 0xFF << 56  # the tag of a pointer
         table = (root - voffset) % _TOP
         for level in range(levels - 1, -1, -1):
             shift = page_shift + stride * level

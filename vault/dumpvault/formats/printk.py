@@ -215,7 +215,7 @@ class _Ring:
         start, stop = begin % size, (end - 1) % size + 1
         if begin // size != (end - 1) % (1 << 64) // size:
             start = 0
-        if start % _WORD or start + _WORD > stop:
+        if start + _WORD > stop:
             raise _Damage("its text block ends before it begins")
         if self._s.word(self._text.get(start, _WORD), 0) & _ID != id_:
             raise _Damage("its text block belongs to another record")
@@ -271,16 +271,15 @@ def _records(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record]
             f"the kernel log's buffer of {size} bytes goes from {index} to {end}, with heads of {head_size}",
             "The structure is damaged, or the dump's addresses are not what VMCOREINFO says. Use crash on the opened dump.",
         )
-    passed = 0
-    while index != end and passed <= size:
+    while index != end:
+        limit = end if index < end else size  # past the start once, and then up to the end: no more than one round
         try:
-            head = window.get(index, head_size) if index + head_size <= size else bytes(head_size)
+            head = window.get(index, head_size) if index + head_size <= limit else bytes(head_size)
             length, text_length = (s.number(head, at[field], "H") for field in ("len", "text_len"))
-            if length == 0 and index:
-                passed += size - index
+            if length == 0 and end < index:
                 index = 0
                 continue
-            if length < head_size + text_length or index + length > size:
+            if length < head_size + text_length or index + length > limit:
                 raise BadInput(f"a record of {length} bytes with {text_length} of text cannot be")
             text = window.get(index + head_size, text_length)
         except BadInput as error:
@@ -292,9 +291,6 @@ def _records(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record]
             caller=None if caller_at is None else s.number(head, caller_at, "I"),
         )
         index += length
-        passed += length
-    if index != end:
-        warn("the kernel log is damaged: its records go round its buffer more than once")
 
 
 def _characters(image: Image, memory: KernelMemory, warn: Warn) -> Iterator[Record]:
