@@ -14,6 +14,7 @@ from contextlib import suppress
 from dumpvault.errors import BadInput, VaultError
 from dumpvault.flows.mount import mount
 from dumpvault.flows.view import View
+from dumpvault.stages.swap import keep_out_of_swap
 
 __all__ = ["check_crash", "run_crash"]
 
@@ -34,30 +35,29 @@ def check_crash(vmlinux: str) -> str:
 
 
 def run_crash(
-    open_it: Callable[[], View], vmlinux: str, arguments: Sequence[str], warn: Callable[[str], None], *, page_cache: bool
+    view: View, vmlinux: str, arguments: Sequence[str], warn: Callable[[str], None], *, page_cache: bool
 ) -> int:
-    """Mount what ``open_it`` gives, run ``crash ARGUMENTS VMLINUX VMCORE``, unmount; returns crash's exit status.
+    """Mount ``view``, run ``crash ARGUMENTS VMLINUX VMCORE``, unmount; returns crash's exit status.
 
     The mount is served by a child process, which goes when this one does. Raises ``VaultError``.
     """
     crash = check_crash(vmlinux)
-    view = open_it()
     name = "vmcore" if view.dump is view.source else "vmcore-available"
     place = tempfile.mkdtemp(prefix="dumpvault-", dir=_runtime())
     ready, told = os.pipe()
     server = os.fork()
     if server == 0:
-        _serve(view, place, warn, ready, told)
+        _serve(view, place, warn, page_cache, ready, told)
     os.close(told)
     try:
         with os.fdopen(ready, "rb") as pipe:
             if not pipe.read(1):
                 raise VaultError(f"{place}: could not be mounted", "The reason stands above.")
-        # Ctrl-C belongs to crash, which goes on after it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C belongs to crash, which goes on after it; a handler, unlike SIG_IGN, is not inherited.
+        before = signal.signal(signal.SIGINT, lambda *_: None)
         try:
             command = [crash, *arguments, vmlinux, os.path.join(place, name)]
-            return subprocess.run(command, check=False, preexec_fn=_default_interrupt).returncode  # noqa: PLW1509
+            return subprocess.run(command, check=False).returncode  # noqa: S603
         finally:
             signal.signal(signal.SIGINT, before)
     finally:
@@ -67,23 +67,20 @@ def run_crash(
         os.rmdir(place)
 
 
-def _serve(view: View, place: str, warn: Callable[[str], None], ready: int, told: int) -> None:
+def _serve(view: View, place: str, warn: Callable[[str], None], page_cache: bool, ready: int, told: int) -> None:
     """The child: serve until SIGTERM, which also comes when the parent dies. Never returns."""
     code = 1
     try:
         os.close(ready)
         os.setsid()  # Ctrl-C on the terminal is not for the mount
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
-        mount(view, place, warn, lambda: os.close(told) if os.write(told, b"!") else None)
+        keep_out_of_swap()  # the parent's locks are not inherited
+        mount(view, place, warn, lambda _: os.close(told) if os.write(told, b"!") else None, page_cache=page_cache)
         code = 0
     except VaultError as error:
         warn(error.message)
     finally:
         os._exit(code)
-
-
-def _default_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _runtime() -> str | None:

@@ -64,7 +64,7 @@ def program(image: Image, symbols: Sequence[str] = (), *, find_symbols: bool = T
 
 
 def _reader(drgn: ModuleType, image: Image, base: int) -> Callable[[int, int, int, bool], bytes]:
-    def read(address: int, count: int, offset: int, physical: bool) -> bytes:
+    def read(address: int, count: int, offset: int, physical: bool) -> bytes:  # noqa: ARG001
         try:
             return image.physical(base + offset, count)
         except Absent as error:

@@ -21,16 +21,23 @@ from dumpvault.flows.view import View, VirtualFile
 __all__ = ["check_mount_point", "mount"]
 
 _TYPE = "fuse.dumpvault"
+_ENDED = 8
 
 
 def mount(
-    view: View, directory: str, warn: Callable[[str], None], ready: Callable[[], None], *, page_cache: bool = True
+    view: View,
+    directory: str,
+    warn: Callable[[str], None],
+    ready: Callable[[list[str]], None],
+    *,
+    page_cache: bool = True,
 ) -> None:
     """Serve ``view`` at ``directory`` until it is unmounted or SIGINT, SIGTERM or SIGHUP arrives.
 
-    ``ready`` is called once it can be read. A read that fails authentication, or whose bytes are not there, is EIO, and
-    ``warn`` is told why, once for each object. Without ``page_cache`` no opened page stays in the kernel's page cache;
-    then it cannot be mapped shared, which crash does with kdump-compressed dumps. Call it in the main thread.
+    ``ready`` is called with the files' names once they can be read. A read that fails authentication, or whose bytes
+    are not there, is EIO, and ``warn`` is told why, once for each reason. Without ``page_cache`` no opened page stays in
+    the kernel's page cache; then it cannot be mapped shared, which crash does with kdump-compressed dumps. Call it in
+    the main thread.
 
     Raises ``BadInput`` where it cannot be mounted, ``VaultError`` where FUSE is missing.
     """
@@ -46,7 +53,9 @@ def mount(
             **({"kernel_cache": True} if page_cache else {"direct_io": True}),
         )  # fmt: skip
     except RuntimeError as error:
-        raise BadInput(f"{directory}: FUSE could not mount it", f"libfuse says why above (status {error}).") from None
+        # libfuse's fuse_main(3): 8 is the end of a mounted file system, by a signal as well.
+        if error.args != (_ENDED,) or os.path.ismount(directory):
+            raise BadInput(f"{directory}: not mounted", f"libfuse says why above (status {error}).") from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -79,13 +88,13 @@ def _clear(directory: str) -> bool:
     if not ours:
         return False
     command = ["umount", "--lazy", path] if os.geteuid() == 0 else ["fusermount3", "-u", "-z", path]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
 
 
 def _binding() -> ModuleType:
     hint = "Install them: pip install 'dumpvault[mount]', and libfuse 3 (Debian: apt install fuse3; Fedora: dnf install fuse3)."
     try:
-        import mfusepy
+        import mfusepy  # type: ignore[import-untyped]
     except ImportError:
         raise VaultError("mounting needs the package mfusepy and libfuse 3", hint) from None
     except OSError as error:
@@ -95,7 +104,9 @@ def _binding() -> ModuleType:
     return mfusepy  # type: ignore[no-any-return]
 
 
-def _operations(fuse: ModuleType, view: View, warn: Callable[[str], None], ready: Callable[[], None]) -> object:
+def _operations(
+    fuse: ModuleType, view: View, warn: Callable[[str], None], ready: Callable[[list[str]], None]
+) -> object:
     """The file system's calls; a class made here, because its base is an optional package's."""
     files: Mapping[str, VirtualFile] = {f"/{name}": file for name, file in view.files(warn).items()}
     made = datetime.fromisoformat(view.report.examiner.header.created).replace(tzinfo=UTC).timestamp()
@@ -106,7 +117,7 @@ def _operations(fuse: ModuleType, view: View, warn: Callable[[str], None], ready
         use_ns = True
 
         def init_with_config(self, connection: object, config: object) -> None:
-            ready()
+            ready([name[1:] for name in files])
 
         def getattr(self, path: str, handle: int | None = None) -> dict[str, Any]:
             if path == "/":

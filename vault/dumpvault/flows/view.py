@@ -13,7 +13,7 @@ from dumpvault.formats import elf
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.available import AvailableCore
 from dumpvault.formats.image import Image, open_image
-from dumpvault.formats.printk import format_record, kernel_log
+from dumpvault.formats.printk import Record, format_record, kernel_log
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Store
 from dumpvault.stages.reader import CACHE, Reader
@@ -74,9 +74,13 @@ class View:
         """The dump as physical memory. Raises ``BadInput`` for anything but an ELF core or a kdump-compressed dump."""
         return open_image(self.dump.read, self.dump.size)
 
-    def kernel_log(self, warn: Warn) -> Iterator[bytes]:
-        """The kernel log, as lines; raises ``VaultError`` where there is none to be read."""
-        return (format_record(record) for record in kernel_log(self.image, warn))
+    def kernel_log(self, warn: Warn) -> Iterator[Record]:
+        """The kernel log's records; raises ``VaultError`` where there are none to be read."""
+        return kernel_log(self.image, warn)
+
+    def kernel_log_lines(self, warn: Warn) -> Iterator[bytes]:
+        """The same as lines, as ``dmesg`` prints them."""
+        return map(format_record, self.kernel_log(warn))
 
     def files(self, warn: Warn) -> dict[str, VirtualFile]:
         """What a mount shows, by name. ``warn`` is told what is left out, and why."""
@@ -88,7 +92,7 @@ class View:
                 files["vmcore-available"] = self.dump
             if self.image.vmcoreinfo:
                 files["vmcoreinfo"] = VirtualFile.of(self.image.vmcoreinfo)
-            files["dmesg.txt"] = VirtualFile.of(b"".join(self.kernel_log(warn)))
+            files["dmesg.txt"] = VirtualFile.of(b"".join(self.kernel_log_lines(warn)))
         except VaultError as error:
             left_out = [n for n in ("vmcoreinfo", "dmesg.txt") if n not in files]
             warn(f"no {' and no '.join(left_out)}: {error.message}")
