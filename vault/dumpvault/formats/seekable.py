@@ -91,10 +91,11 @@ class TableWriter:
 class SeekTable:
     """A checked table: where each frame stands in the stream.
 
-    ``length`` is the region's, ``frame_size`` the header's, ``stream`` the stream's, all in bytes. Raises ``BadStream``.
+    ``length`` is the region's, ``frame_size`` the header's, ``stream`` the stream's, all in bytes. With ``indexed``
+    (kind ``flattened``) an index stands between the last frame and the table. Raises ``BadStream``.
     """
 
-    def __init__(self, table: bytes, *, length: int, frame_size: int, stream: int) -> None:
+    def __init__(self, table: bytes, *, length: int, frame_size: int, stream: int, indexed: bool = False) -> None:
         frames = -(-length // frame_size)
         size = self.size(length, frame_size)
         if len(table) != size or stream < size:
@@ -105,6 +106,7 @@ class SeekTable:
             raise BadStream(f"no seek table of {frames} frames at its end")
         self.frame_size = frame_size
         self.length = length
+        self.bytes = size
         self.starts = array("Q", [0])
         at = 0
         for i, (compressed, decompressed) in enumerate(struct.iter_unpack("<II", table[8 : size - 9])):
@@ -114,7 +116,7 @@ class SeekTable:
                 raise BadStream(f"frame {i}: {compressed} compressed bytes for a frame of {frame_size}")
             at += compressed
             self.starts.append(at)
-        if at != stream - size:
+        if at != stream - size and not (indexed and at < stream - size):
             raise BadStream(f"the seek table accounts for {at} bytes of {stream - size}")
 
     @staticmethod
