@@ -68,6 +68,8 @@ def test_opens(case: Path) -> None:
     assert opened.finished is stated["finished"]
     assert opened.regions == stated["regions"]
     assert opened.foreign == []
+    dump = case / "dump"
+    assert opened.dump == (dump.read_bytes() if dump.exists() else None)
 
 
 @each_case
@@ -200,7 +202,7 @@ SINGLE = b"\x60" + (4096 - 256).to_bytes(2, "little")  # single segment, two byt
 FULL, LAST = (raw_frame(b"a" * 4096, SINGLE), 4096), (raw_frame(b"b" * 8, b"\x20\x08"), 8)
 WRONG: dict[str, Callable[[], bytes]] = {
     "a byte behind": lambda: seekable([FULL, LAST]) + b"\0",
-    "a byte before the table": lambda: seekable([FULL, (LAST[0] + b"\0", 8)]),
+    "a byte behind a frame": lambda: seekable([FULL, (LAST[0] + b"\0", 8)]),
     "frames the other way round": lambda: seekable([LAST, FULL]),
     "a frame too few": lambda: seekable([FULL]),
     "a frame too many": lambda: seekable([FULL, LAST, LAST]),
@@ -217,8 +219,8 @@ WRONG: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_frames_are_checked(wrong: str) -> None:
     whole = b"a" * 4096 + b"b" * 8
-    assert reader.decode("region", seekable([FULL, LAST]), len(whole), 4096) == whole
+    assert reader.decode("region", seekable([FULL, LAST]), len(whole), 4096) == (whole, b"")
     window = (raw_frame(b"a" * 4096, b"\x40\x10" + SINGLE[1:]), 4096)  # a window of 4096 is small enough
-    assert reader.decode("region", seekable([window, LAST]), len(whole), 4096) == whole
+    assert reader.decode("region", seekable([window, LAST]), len(whole), 4096) == (whole, b"")
     with refuses("region"):
         reader.decode("region", WRONG[wrong](), len(whole), 4096)
