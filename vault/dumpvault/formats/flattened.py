@@ -164,23 +164,31 @@ class Records:
     def ahead(self, offset: int, look: Callable[[int, int], bytes]) -> Records:
         """A follower that begins at byte ``offset`` of a stream that can be read anywhere.
 
-        ``look(offset, length)`` reads it; where it gives less, the stream counts as broken. Asked for in rising order,
-        each record's 16 bytes are looked at once.
+        ``look(length, offset)`` reads a few bytes of it; where it gives less or raises ``OSError``, the stream counts as
+        broken. Asked for in rising order, each record's 16 bytes are looked at once.
         """
-        following = self.next
-        while self.state == GOING and following + 16 <= offset:
-            head = look(following, 16)
-            target, length = _RECORD.unpack(head) if len(head) == 16 else (0, 0)
-            if not length or target + length >= _ABSURD:
-                self._stop(target, length, following)
-                break
-            following += 16 + length
-            self._shift = target - (following - length)
-        self.next = following
+        following, unpack, shift = self.next, _RECORD.unpack, self._shift
+        partial = b""
+        if self.state == GOING:
+            target = length = 0
+            try:
+                while following + 16 <= offset:
+                    target, length = unpack(look(16, following))
+                    if not length or target + length >= _ABSURD:
+                        self._stop(target, length)
+                        break
+                    following += 16
+                    shift = target - following
+                    following += length
+                else:
+                    if following < offset:
+                        partial = look(offset - following, following)
+            except (OSError, struct.error):
+                self._stop(0, 0)
+        self.next, self._shift = following, shift
         records = Records()
-        records.state, records.next, records._shift, records._at = self.state, following, self._shift, offset
-        if self.state == GOING and following < offset:
-            records._partial = look(following, offset - following)
+        records.state, records.next, records._shift, records._at = self.state, following, shift, offset
+        records._partial = partial
         records.begin()
         return records
 
@@ -209,7 +217,8 @@ class Records:
             else:
                 target, length = unpack(data, following - at)
             if not length or target + length >= _ABSURD:
-                self._stop(target, length, following)
+                self._stop(target, length)
+                self.next = following
                 return
             following += 16
             targets.append(target)
@@ -224,9 +233,9 @@ class Records:
             self._crowded = True
             del targets[:-1], lengths[:-1]
 
-    def _stop(self, target: int, length: int, where: int) -> None:
+    def _stop(self, target: int, length: int) -> None:
+        """The 16 bytes where a record must begin are no record's."""
         self.state = ENDED if target == length == (1 << 64) - 1 else BROKEN
-        self.next = where
 
     def index(self) -> Index:
         """The index of the slice that ends with what has passed."""

@@ -11,6 +11,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from dumpvault.errors import BadInput, Interrupted
@@ -86,7 +87,7 @@ class Source:
         if self.kind != "flattened":
             return None
         if self.size is not None:
-            return self._records.ahead(offset, self._glance)
+            return self._records.ahead(offset, partial(os.pread, self._fd))
         self._records.begin()
         return self._records
 
@@ -106,7 +107,7 @@ class Source:
             return "elf", total < max(self.core.end, self.size or 0)
         if self.kind == "flattened":
             if self.size is not None:
-                self._records.ahead(self.size, self._glance)
+                self._records.ahead(self.size, partial(os.pread, self._fd))
             return "flattened", self._records.state != flattened.ENDED
         if self.size is None:
             return "eof", self._malformed
@@ -139,13 +140,6 @@ class Source:
                 break
             out += piece
         return out
-
-    def _glance(self, offset: int, length: int) -> bytes:
-        """A few bytes of a file, or none where it cannot be read: those will be sealed as zeros."""
-        try:
-            return os.pread(self._fd, length, offset)
-        except (OSError, OverflowError):
-            return b""
 
     def _peek(self, enough: int = _PEEK) -> None:
         """Hold back the first bytes of a pipe, so that its headers can be seen."""
