@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -154,6 +155,21 @@ def test_a_tampered_region_is_no_zeros_either(home: Home) -> None:
     path.write_bytes(data)
     with pytest.raises(Forged, match=r"regions/1/7\.sealed"):
         dump.read(0, dump.size)
+
+
+@pytest.mark.parametrize("codec", ["raw", "zstd"])
+def test_the_vectors_open_and_reassemble(home: Home, tmp_path: Path, codec: str) -> None:
+    """The vectors of the format: the stream, and the dump that it describes."""
+    case = Path(__file__).parents[1] / "vectors" / f"flattened-x25519-{codec}"
+    trust = site(home).trust
+    shutil.copytree(case / "store", home.path / "store", dirs_exist_ok=True)
+    shutil.copy(case / "allowed_signers", trust.allowed_signers_path)
+    shutil.copy(case / "recipient.key", trust.private_path("vector"))
+    vault = json.loads((case / "case.json").read_text())["vault"]
+    opens_to(home, vault, (case / "source").read_bytes(), tmp_path)
+    dump = flat.ranged(site(home), vault)
+    assert dump.whole
+    assert dump.read(0, 1 << 30) == (case / "dump").read_bytes()
 
 
 def test_a_flattened_file_is_not_resumed(home: Home, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
 
+from support import flat
+
 SOURCE = Path(__file__).with_name("reader.py")
 spec = importlib.util.spec_from_file_location("second_reader", SOURCE)
 assert spec is not None and spec.loader is not None
@@ -224,3 +226,37 @@ def test_frames_are_checked(wrong: str) -> None:
     assert reader.decode("region", seekable([window, LAST]), len(whole), 4096) == (whole, b"")
     with refuses("region"):
         reader.decode("region", WRONG[wrong](), len(whole), 4096)
+
+
+@pytest.mark.parametrize("honest", flat.HONEST, ids=lambda case: f"{case[0]}-{case[2][8]}")
+def test_indexes_are_read(honest: tuple[int, bytes, bytes]) -> None:
+    offset, data, index = honest
+    assert reader.read_index("region", index, offset, data).state == index[8]
+
+
+@pytest.mark.parametrize("lie", flat.LIES, ids=lambda lie: lie[0])
+def test_indexes_are_checked(lie: tuple[str, int, bytes, bytes]) -> None:
+    """What dumpvault refuses of an index, the page alone refuses too."""
+    _, offset, data, index = lie
+    with refuses("region"):
+        reader.read_index("region", index, offset, data)
+
+
+def test_neighbours_are_compared() -> None:
+    """Of a stream that ends in its second slice: what goes on, and what does not."""
+    of, data = reader.Index, bytes(20000)
+    first = (0, "a", of(0, [(4112, 7, 4080)]))  # a record that goes on behind 8192
+    good = (8192, "b", of(1, [(0, 4087, 10)]))
+    assert len(reader.reassemble(data, [first, good])) == 4097
+    for wrong in (of(1, [(0, 4088, 10)]), of(1, [(1, 4087, 10)]), of(1, [(15, 4087, 10)])):
+        with refuses("b"):
+            reader.reassemble(data, [first, (8192, "b", wrong)])
+    for wrong in (of(1, [(0, 5000, 10)]), of(2, [])):
+        with refuses("c"):
+            reader.reassemble(data, [first, good, (12288, "c", wrong)])
+    split = (0, "a", of(0, [(4112, 7, 4064)]))  # a record's 16 bytes end at 8192
+    assert reader.reassemble(data, [split, (8192, "b", of(1, [(0, 5, 10)]))]) is not None
+    with refuses("b"):
+        reader.reassemble(data, [split, (8192, "b", of(1, []))])
+    assert reader.reassemble(data, [first]) is None
+    assert reader.reassemble(data, [first, (8192, "b", of(3, []))]) is None
