@@ -39,6 +39,9 @@ END_RECORD = struct.pack(">qq", -1, -1)
 MAX_ENTRIES = 65536
 _ABSURD = 1 << 63
 
+#: Bytes that are read to see 16: as many as cost no more.
+_GLANCE = 512
+
 GOING, ENDED, BROKEN, LEFT_OUT = range(4)
 _MAGIC = 0x184D2A5D
 _HEAD = struct.Struct("<IIII")
@@ -164,15 +167,19 @@ class Records:
         """A follower that begins at byte ``offset`` of a stream that can be read anywhere.
 
         ``look(length, offset)`` reads a few bytes of it; where it gives less or raises ``OSError``, the stream counts as
-        broken. Asked for in rising order, each record's 16 bytes are looked at once.
+        broken. Asked for in rising order, each record's 16 bytes are looked at once, small records' together.
         """
-        following, unpack, shift = self.next, _RECORD.unpack, self._shift
+        following, unpack, shift = self.next, _RECORD.unpack_from, self._shift
+        seen, start, end = b"", 0, 0  # a few bytes, where they begin, and where 16 of them are the last
         partial = b""
         if self.state == GOING:
             target = length = 0
             try:
                 while following + 16 <= offset:
-                    target, length = unpack(look(16, following))
+                    if following > end:
+                        seen, start = look(_GLANCE, following), following
+                        end = start + len(seen) - 16
+                    target, length = unpack(seen, following - start)
                     if not length or target + length >= _ABSURD:
                         self._stop(target, length)
                         break
