@@ -215,6 +215,12 @@ LIES: list[tuple[str, int, bytes, bytes]] = [
         "a record that is not there": frame(0, 4112, [(300, 14), (1, 12)]),
     }.items()
 ]  # fmt: skip
+#: Those of them that only the bytes of the slice give away.
+BYTES_TELL = {
+    "an entry too short", "another target", "two entries made one", "one entry made two", "a first entry shorter",
+    "an end made a break", "another first target", "the last bytes of 16 made data", "a first record left out",
+    "a record that is not there",
+}  # fmt: skip
 HONEST = [
     (0, FIRST, frame(0, 4112, [(300, 30)])),
     (MIDDLE_OFFSET, MIDDLE, frame(0, 0, MIDDLE_ENTRIES)),

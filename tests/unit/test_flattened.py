@@ -250,6 +250,14 @@ def test_lying_indexes_are_refused(lie: tuple[str, int, bytes, bytes], codec: Co
         open_it(data, index, offset, codec)
 
 
+@pytest.mark.parametrize("lie", [lie for lie in flat.LIES if lie[0] not in flat.BYTES_TELL], ids=lambda lie: lie[0])
+def test_impossible_indexes_are_refused_without_the_bytes(lie: tuple[str, int, bytes, bytes]) -> None:
+    """What a reader by range must see, who does not read the slice."""
+    _, offset, data, index = lie
+    with pytest.raises(BadStream):
+        Index.read(index, offset, len(data))
+
+
 @pytest.mark.parametrize("at", range(len(flat.HONEST[0][2])))
 def test_every_bit_of_an_index_has_meaning(at: int) -> None:
     """An index with any one bit changed is refused; of a later slice only what its first record's header said is not seen."""
