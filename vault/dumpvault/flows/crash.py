@@ -42,7 +42,7 @@ def run_crash(
     The mount is served by a child process, which goes when this one does. Raises ``VaultError``.
     """
     crash = check_crash(vmlinux)
-    name = "vmcore" if view.dump is view.source else "vmcore-available"
+    name = view.dump_name
     place = tempfile.mkdtemp(prefix="dumpvault-", dir=_runtime())
     ready, told = os.pipe()
     server = os.fork()

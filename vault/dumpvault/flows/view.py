@@ -12,6 +12,7 @@ from dumpvault.flows.verify import Report
 from dumpvault.formats import elf
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.available import AvailableCore
+from dumpvault.formats.flattened import Reassembled
 from dumpvault.formats.image import Image, open_image
 from dumpvault.formats.printk import Record, format_record, kernel_log
 from dumpvault.formats.private_key import LockedKey, PrivateKey
@@ -60,14 +61,27 @@ class View:
 
     @cached_property
     def dump(self) -> VirtualFile:
-        """What analysis reads: of an incomplete ELF core, the core of what is there. Raises ``VaultError``."""
-        if self.missing is None or self.report.examiner.header.source.kind != "elf":
+        """What analysis reads: the dump that a flattened stream makes; of an incomplete ELF core, the core of what is there.
+
+        Raises ``VaultError``.
+        """
+        kind = self.report.examiner.header.source.kind
+        if kind == "flattened":
+            whole = Reassembled(self.reader.indexes(), self.reader.read)
+            return VirtualFile(whole.size, whole.read)
+        if self.missing is None or kind != "elf":
             return self.source
         try:
             core = AvailableCore(self.source.read, self.reader.available)
         except elf.MalformedElf as error:
             raise BadInput(f"the source's ELF headers cannot be used: {error}", "'dumpvault open' writes it.") from None
         return VirtualFile(core.size, core.read)
+
+    @property
+    def dump_name(self) -> str:
+        """The name under which a mount shows ``dump``."""
+        elf_of_what_is_there = self.dump is not self.source and self.report.examiner.header.source.kind == "elf"
+        return "vmcore-available" if elf_of_what_is_there else "vmcore"
 
     @cached_property
     def image(self) -> Image:
@@ -84,17 +98,17 @@ class View:
 
     def files(self, warn: Warn) -> dict[str, VirtualFile]:
         """What a mount shows, by name. ``warn`` is told what is left out, and why."""
-        files = {"vmcore": self.source}
+        flattened = self.report.examiner.header.source.kind == "flattened"
+        files = {"vmcore.flat" if flattened else "vmcore": self.source}
         if self.report.examiner.manifest:
             files["manifest.json"] = VirtualFile.of(self.report.examiner.manifest_payload)
         try:
-            if self.dump is not self.source:
-                files["vmcore-available"] = self.dump
+            files[self.dump_name] = self.dump
             if self.image.vmcoreinfo:
                 files["vmcoreinfo"] = VirtualFile.of(self.image.vmcoreinfo)
             files["dmesg.txt"] = VirtualFile.of(b"".join(self.kernel_log_lines(warn)))
         except VaultError as error:
-            left_out = [n for n in ("vmcoreinfo", "dmesg.txt") if n not in files]
+            left_out = [name for name in ("vmcore", "vmcoreinfo", "dmesg.txt") if name not in files]
             warn(f"no {' and no '.join(left_out)}: {error.message}")
         return files
 

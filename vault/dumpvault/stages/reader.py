@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Protocol, TypeVar
 
 from dumpvault.errors import Incomplete, VaultError
-from dumpvault.formats import sealed, seekable
+from dumpvault.formats import flattened, sealed, seekable
 from dumpvault.model import BLOCK, CHUNK, RegionRecord
 from dumpvault.ranges import Ranges
 
@@ -142,6 +143,12 @@ class Reader:
             offset += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def indexes(self) -> Iterator[tuple[int, int, flattened.Index]]:
+        """(offset, length, index) of every region of a flattened stream, in its order. Raises as ``read`` does."""
+        for number, region in enumerate(self._regions):
+            opened = self._frames.obtain(number, partial(self._opened, number))
+            yield region.record.offset, region.record.length, opened.index()
+
     def close(self) -> None:
         """End the threads that read ahead."""
         if self._ahead:
@@ -172,7 +179,7 @@ class Reader:
             )
         record = self._regions[number].record
         index, inside = divmod(offset - record.offset, self._unit(record))
-        frame = self._frames.obtain((number, index), lambda: self._frame(number, index))
+        frame = self._frames.obtain((number, index), partial(self._frame, number, index))
         return frame[inside : inside + length]
 
     def _unit(self, record: RegionRecord) -> int:
@@ -180,7 +187,7 @@ class Reader:
         return self._frame_size if record.codec == "zstd" else max(self._frame_size, CHUNK)
 
     def _frame(self, number: int, index: int) -> tuple[bytes, int]:
-        region = self._frames.obtain(number, lambda: self._opened(number))
+        region = self._frames.obtain(number, partial(self._opened, number))
         frame = region.frame(index)
         if frame == self._zeros:
             return self._zeros, 0
@@ -226,13 +233,14 @@ class _Region:
         blocks = _Blocks.signed(lambda offset, length: fetch(path, offset, length), record, region.name)
         blocks.cache, blocks.number = cache, number
         self._message = sealed.Message(region.dek(), region.context, blocks)
-        self._table: seekable.SeekTable | None = None
         with seekable.as_allowed(region.name):
-            if record.codec == "zstd":
-                self._table = seekable.SeekTable.read(self._message, record.length, frame_size)
-            else:
-                seekable.check_raw(self._message.length, record.length)
+            self._table = seekable.region_table(self._message, record, frame_size)
         self.size = 4096 + record.object_bytes - record.message + (8 * self._table.frames if self._table else 0)
+
+    def index(self) -> flattened.Index:
+        """Of a region of kind ``flattened``, the records in it."""
+        with seekable.as_allowed(self._name):
+            return flattened.Index.of_region(self._message, self._record, self._table)
 
     def frame(self, index: int) -> bytes:
         table = self._table

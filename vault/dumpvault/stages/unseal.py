@@ -24,30 +24,58 @@ def unseal(get: Get, record: RegionRecord, dek: bytes, context: bytes, frame_siz
     message = sealed.Message(dek, context, blocks)
     with seekable.as_allowed(name):
         try:
-            frames = (
-                _Raw(record, message.length, sink)
-                if record.codec == "raw"
-                else _Frames(record, message, frame_size, sink)
-            )
+            table = seekable.region_table(message, record, frame_size)
+            records = _Records(record, message, table, sink) if record.kind == "flattened" else None
+            sink = records or sink
+            frames = _Raw(record, sink) if table is None else _Frames(record, table, sink)
             decryptor = Cobblestone256Decryptor(dek, context)
             count = block_count(record.message)
             for first in range(0, count, _GROUP):
                 frames.take(decryptor.update(blocks.blocks(first, min(_GROUP, count - first))))
             frames.take(decryptor.finalize())
             frames.finish()
+            if records:
+                records.finish()
         except InvalidTag:
             raise Forged(f"{name}: a chunk fails authentication", "Restore the object from a copy.") from None
 
 
-class _Raw:
-    """Codec ``raw``."""
+class _Records:
+    """Between the decoder and the sink of a flattened region: its index must be the one that its bytes give."""
 
-    def __init__(self, record: RegionRecord, plaintext: int, sink: Sink) -> None:
-        seekable.check_raw(plaintext, record.length)
-        self._at = record.offset
+    def __init__(
+        self, record: RegionRecord, message: sealed.Message, table: seekable.SeekTable | None, sink: Sink
+    ) -> None:
+        from dumpvault.formats import flattened
+
+        self._index = flattened.Index.of_region(message, record, table)
+        self._seen = flattened.Records.within(record.offset, self._index)
+        self._sink = sink
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        if self._seen:
+            self._seen.feed(data)
+        self._sink.write(offset, data)
+
+    def zeros(self, offset: int, length: int) -> None:
+        if self._seen:
+            self._seen.feed(bytes(length))
+        self._sink.zeros(offset, length)
+
+    def finish(self) -> None:
+        if self._seen and self._seen.index() != self._index:
+            raise seekable.BadStream("its index of records is not that of its bytes")
+
+
+class _Raw:
+    """Codec ``raw``; an index may stand behind the region's bytes."""
+
+    def __init__(self, record: RegionRecord, sink: Sink) -> None:
+        self._at, self._end = record.offset, record.end
         self._sink = sink
 
     def take(self, data: bytes) -> None:
+        data = data[: self._end - self._at]
         if data:
             self._sink.write(self._at, data)
             self._at += len(data)
@@ -59,8 +87,8 @@ class _Raw:
 class _Frames:
     """Codec ``zstd``: cuts the stream where the checked seek table says, decodes frame by frame."""
 
-    def __init__(self, record: RegionRecord, message: sealed.Message, frame_size: int, sink: Sink) -> None:
-        self._table = seekable.SeekTable.read(message, record.length, frame_size)
+    def __init__(self, record: RegionRecord, table: seekable.SeekTable, sink: Sink) -> None:
+        self._table = table
         self._record = record
         self._sink = sink
         self._left = b""
