@@ -127,6 +127,7 @@ LIES: list[tuple[str, int, bytes, bytes]] = [
         "an entry far too long": frame(0, 0, [*MIDDLE_ENTRIES[:3], (100, 0xFFFFFFFF)]),
         "an entry left out at the end": frame(0, 0, MIDDLE_ENTRIES[:3]),
         "a first entry left out": frame(0, 116, MIDDLE_ENTRIES[1:]),
+        "a first place too late": frame(0, 20, [(920, 80), *MIDDLE_ENTRIES[1:]]),
         "a place beyond the slice": frame(0, 0xFFFFFFFF, MIDDLE_ENTRIES),
         "another target": frame(0, 0, [(900, 100), (1, 50), *MIDDLE_ENTRIES[2:]]),
         "two entries made one": frame(0, 0, [(900, 100), (0, 50 + 16 + 1000), (100, 300)]),
