@@ -80,7 +80,7 @@ def integrate_command(
         click.echo("".join(change.diff for change in wanted.changes), nl=False)
     written = bool(wanted.changes) and (yes or (not as_json and _asked(wanted)))
     if written:
-        apply(wanted, replace=replace)
+        apply(wanted.root, wanted.changes, replace=replace)
     if as_json:
         output.print_json(
             {

@@ -12,6 +12,7 @@ import py_compile
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 from dumpvault.errors import BadInput, StoreFailed, VaultError
 from dumpvault.flows.capture import recipients_for, signer_for
@@ -66,7 +67,7 @@ def fill_image(site: Site, image: str, host: str, signer: str, recipients: tuple
 
 def _own_paths(python: str) -> list[str]:
     """Where this program's packages are, beyond the interpreter's own directories."""
-    done = subprocess.run(
+    done = subprocess.run(  # noqa: S603 - the interpreter that runs us
         [python, *_FLAGS, "-c", "import sys; print(*sys.path, sep='\\n')"],
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -77,9 +78,7 @@ def _own_paths(python: str) -> list[str]:
     return paths
 
 
-def _rehearse(
-    site: Site, python: str, paths: list[str], recipients: tuple[str, ...], policy: str
-) -> dict[str, list[str]]:
+def _rehearse(site: Site, python: str, paths: list[str], recipients: tuple[str, ...], policy: str) -> dict[str, Any]:
     """Capture with the real recipients and policy, and a signer that is thrown away; what was loaded."""
     with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as folder:
         trial = Site.load({"DUMPVAULT_HOME": os.path.join(folder, "site")})
@@ -94,15 +93,16 @@ def _rehearse(
         ]  # fmt: skip
         for name in recipients:
             capture += ["--recipient", os.path.basename(name).removesuffix(".pub")]
-        runs = [[*capture, "--compress", "zstd"], [*capture, "--compress", "none"], ["capture", f"{folder}/none"]]
-        start = _START.format(paths=paths, module="dumpvault.flows.footprint", function="record")
-        done = subprocess.run(
+        runs = [[*capture, "--compress", "zstd"], [*capture, "--compress", "none"]]
+        runs += [["capture", f"{folder}/none"], ["capture", "--nonsense"], ["capture", "--help"]]
+        start = _START.format(paths=paths, module="dumpvault.cli.footprint", function="record")
+        done = subprocess.run(  # noqa: S603 - the interpreter that runs us
             [python, *_FLAGS, "-c", start, json.dumps(runs)], check=False, capture_output=True, text=True,
             env={"DUMPVAULT_HOME": trial.home, "PATH": os.environ.get("PATH", os.defpath)},
         )  # fmt: skip
     if done.returncode:
         raise VaultError(f"the interpreter of the image, {python}, does not run dumpvault: {done.stderr.strip()}", "")
-    found: dict[str, list[str]] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
     if found["codes"][:2] != [0, 0]:
         raise VaultError(f"a rehearsed capture failed: {found['problems']}", "One after a crash would fail alike.")
     return found

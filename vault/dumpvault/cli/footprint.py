@@ -1,4 +1,4 @@
-"""Finds out what a capture loads, by carrying one out: run in an interpreter of its own by ``image``."""
+"""Finds out what a capture loads, by carrying one out: run in an interpreter of its own by ``flows.image``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
+from importlib.machinery import SourceFileLoader
 from io import StringIO
 from types import CodeType, ModuleType
+
+from dumpvault.cli import main
 
 __all__ = ["record"]
 
 #: What opening, keyrings and passphrases need; a crash kernel does none of it.
-_NEVER = ("nacl", "keyring", "dumpvault.flows.footprint")
+_NEVER = ("nacl", "keyring", "dumpvault.cli.footprint")
 
 
 def record() -> None:
@@ -23,8 +26,6 @@ def record() -> None:
     A capture that succeeds does not show what a bad one would import, so every import that stands anywhere in
     dumpvault's own code on this path is carried out too.
     """
-    from dumpvault.cli import main
-
     runs: list[list[str]] = json.loads(sys.argv[1])
     out = sys.stdout
     problems = StringIO()
@@ -69,9 +70,8 @@ def _import_all(first: str) -> None:
 
 
 def _code(module: ModuleType) -> CodeType | None:
-    loader = getattr(module.__spec__, "loader", None)
-    code: CodeType | None = loader.get_code(module.__name__) if hasattr(loader, "get_code") else None
-    return code
+    loader = getattr(module, "__loader__", None)
+    return loader.get_code(module.__name__) if isinstance(loader, SourceFileLoader) else None
 
 
 def _imports(code: CodeType) -> Iterator[str]:
