@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import dis
 import importlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout, suppress
@@ -18,6 +20,9 @@ __all__ = ["record"]
 
 #: What opening, keyrings and passphrases need; a crash kernel does none of it.
 _NEVER = ("nacl", "keyring", "dumpvault.cli.footprint")
+
+#: Python finds them by name when they are used; a chroot without /proc, where an image may be built, does not use all.
+_CODECS = ("ascii", "latin-1", "unicode_escape", "utf-8")
 
 
 def record() -> None:
@@ -37,23 +42,26 @@ def record() -> None:
             except SystemExit as done:
                 codes.append(done.code)
     _import_all("dumpvault.cli.capture")
+    for codec in _CODECS:
+        codecs.lookup(codec)
     loaded = [module for name, module in sorted(sys.modules.items()) if name != __name__]
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-        mapped = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line}
+    binaries = {path for module in loaded if ".so" in os.path.basename(path := _file(module))}
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        # Also what is loaded by name when it is needed, which no tool that reads the binaries could find.
+        binaries |= {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line}
     json.dump(
         {
-            "binaries": sorted(mapped),
+            "binaries": sorted(binaries),
             "codes": codes,
             "problems": problems.getvalue(),
-            "sources": sorted(filter(None, map(_source, loaded))),
+            "sources": sorted(path for path in map(_file, loaded) if path.endswith(".py")),
         },
         out,
     )
 
 
-def _source(module: ModuleType) -> str:
-    path = getattr(module, "__file__", None) or ""
-    return path if path.endswith(".py") else ""
+def _file(module: ModuleType) -> str:
+    return getattr(module, "__file__", None) or ""
 
 
 def _import_all(first: str) -> None:

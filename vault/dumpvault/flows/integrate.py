@@ -134,9 +134,9 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
         _check_reach(store)
     words = {"DUMPVAULT": baked.command, "OPTIONS": baked.options, "SIGNER": signer, "STORE": store}
     wanted: dict[str, tuple[str | None, int]] = {} if name == "systemd" else {CRASH_CONF: (baked.text, 0o644)}
-    for path, text, mode in _templates(name):
+    for path, template, mode in _templates(name):
         skipped = options.layout == "root" and path.startswith(_INITRAMFS_ONLY)
-        wanted[path] = (None if skipped else re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], text), mode)
+        wanted[path] = (None if skipped else re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], template), mode)
     changes = []
     for path, (text, mode) in wanted.items():
         before = read_below(root, path)
