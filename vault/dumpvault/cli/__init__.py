@@ -27,7 +27,7 @@ _COMMANDS = {
     "info": ("vaults", "Show what a vault says of itself, signatures checked."),
     "verify": ("verify", "Check a vault's signatures and every block; needs no key."),
     "open": ("open", "Write the captured memory back, bit for bit."),
-    "integrate": ("integrate", "Seal dumps where the system takes them: kdump-tools, kdump-utils, systemd."),
+    "integrate": ("integrate", "Seal dumps where the system takes them."),
     "doctor": ("doctor", "Say before any crash whether a capture would work."),
     "demo": ("demo", "The whole story in one minute, on generated memory."),
 }

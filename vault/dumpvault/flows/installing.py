@@ -46,7 +46,7 @@ def apply(root: str, changes: tuple[Change, ...], *, replace: bool) -> None:
     """Write every change. Nothing is written if any of them cannot be, as far as can be seen before.
 
     Files that somebody edited are refused without ``replace``; with it they are kept beside, as ``NAME.dpkg-old``,
-    which initramfs-tools, GRUB, systemd and dpkg all pass over.
+    which is what initramfs-tools, GRUB, systemd and dpkg pass over.
     """
     edited = [change.path for change in changes if change.edited]
     if edited and not replace:
@@ -61,7 +61,8 @@ def apply(root: str, changes: tuple[Change, ...], *, replace: bool) -> None:
         try:
             mode = stat.S_IMODE(os.stat(target).st_mode) if change.before is not None else change.mode
             if change.edited and change.before is not None:
-                _write(f"{target}.dpkg-old", change.before, mode)
+                # Never executable: initramfs-tools would run it beside the new one.
+                _write(f"{target}.dpkg-old", change.before, mode & 0o666)
             if change.after is not None:
                 _write(target, change.after, mode | (change.mode & 0o111))
             else:

@@ -133,14 +133,15 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
     elif name == "kdump-tools" and options.layout == "initramfs" and not baked.store_device and root == "/":
         _check_reach(store)
     words = {"DUMPVAULT": baked.command, "OPTIONS": baked.options, "SIGNER": signer, "STORE": store}
-    wanted: dict[str, tuple[str | None, int]] = {} if name == "systemd" else {CRASH_CONF: (baked.text, 0o644)}
+    wanted = [] if name == "systemd" else [(CRASH_CONF, baked.text, 0o644)]
     for path, template, mode in _templates(name):
-        skipped = options.layout == "root" and path.startswith(_INITRAMFS_ONLY)
-        wanted[path] = (None if skipped else re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], template), mode)
+        wanted.append((path, re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], template), mode))
     changes = []
-    for path, (text, mode) in wanted.items():
+    for path, text, mode in wanted:
         before = read_below(root, path)
-        changes.append(Change(f"/{path}", before, text, mode, edited=before is not None and before != text))
+        skipped = options.layout == "root" and path.startswith(_INITRAMFS_ONLY)
+        edited = before is not None and before != text
+        changes.append(Change(f"/{path}", before, None if skipped else text, mode, edited))
     if name == "kdump-utils":
         conf = read_below(root, _KDUMP_CONF) or ""
         changes.append(Change(f"/{_KDUMP_CONF}", conf, kdump_conf.merge(conf), 0o644))
