@@ -179,10 +179,11 @@ class _Case:
         if "kdump-utils" in kinds:
             conf = kdump_conf.settings(read_below(self.root, "etc/kdump.conf") or "")
             path = conf.get("path", "/var/crash").strip("/")
-            target = next((word for word in _TARGETS if word in conf), None)
-            return os.path.join(self.root, path), (
-                target and f"{path}/dumpvault on kdump's target, {conf[target]}"
-            ) or ""
+            target = next((conf[word] for word in _TARGETS if word in conf), "")
+            if "--mount" in conf.get("dracut_args", ""):
+                target = conf["dracut_args"]
+            elsewhere = f"{path}/dumpvault on kdump's target, {target}" if target else ""
+            return os.path.join(self.root, path), elsewhere
         if self.baked and self.baked.store_device:
             return "", f"{self.baked.store} on {self.baked.store_device}, which the crash kernel mounts"
         if self.baked:
