@@ -231,6 +231,27 @@ def test_kdump_utils_target(root: Root, sysfs: Path) -> None:
     assert "UUID=12ab" in checks["store"]["found"]
 
 
+def test_assisted_dumps(root: Root, sysfs: Path) -> None:
+    """With the unit alone no crash kernel is needed, where the platform keeps memory or fadump is registered."""
+    assert root.run("integrate", "kdump-tools", "--undo", "--yes").code == 0
+    assert root.integrate("systemd", "--yes").code == 0
+    shutil.rmtree(sysfs / "kernel")
+    assert ask(root, sysfs)[0].code == 1, "neither"
+    node = sysfs / "firmware/devicetree/base/rtas/ibm,configure-kernel-dump"
+    node.parent.mkdir(parents=True)
+    node.touch()
+    ran, checks = ask(root, sysfs)
+    assert ran.code == 0, ran.out
+    assert checks["crash kernel"]["state"] == checks["release"]["state"] == "ok"
+    node.unlink()
+    make_sysfs(sysfs, fadump__enabled="1", fadump__registered="1")
+    ran, checks = ask(root, sysfs)
+    assert ran.code == 0, ran.out
+    assert "fadump is registered" in checks["crash kernel"]["found"]
+    make_sysfs(sysfs, release_region="CPU:0x0-0x0: HPTE:0x0-0x0: DUMP:0x0-0x0, 0x0-0x0:")
+    assert ask(root, sysfs)[1]["release"]["state"] == "warning", "a dump waits to be captured"
+
+
 def test_the_site_of_whoever_asks(root: Root, tmp_path: Path, sysfs: Path) -> None:
     """Without --root it is the caller's own site, and no integration of the system is asked for."""
     home = root.site

@@ -89,6 +89,18 @@ def test_site_configuration_says_who(root: Root) -> None:
     assert ran.json["written"] is True
 
 
+def test_two_integrations_keep_apart(root: Root) -> None:
+    """Each can be taken out without the other; what both read goes with the last."""
+    before = root.files()
+    assert root.integrate("kdump-tools", "--yes").code == 0
+    alone = root.files()
+    assert root.integrate("systemd", "--yes").code == 0
+    assert root.run("integrate", "systemd", "--undo", "--yes").code == 0
+    assert root.files() == alone
+    assert root.run("integrate", "kdump-tools", "--undo", "--yes").code == 0
+    assert root.files() == before
+
+
 def test_layout_root_leaves_the_initramfs_alone(root: Root) -> None:
     """--layout root bakes nothing into an image, and takes out what an earlier run put there."""
     assert root.integrate("kdump-tools", "--yes").code == 0

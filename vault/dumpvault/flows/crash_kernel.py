@@ -44,8 +44,11 @@ def memory_total(root: str) -> int | None:
     return None
 
 
-def check_kernel(sysfs: str, layout: Literal["root", "initramfs"]) -> Iterator[Check]:
-    """Whether a crash would be caught: fadump registered, or a crash kernel loaded into enough memory."""
+def check_kernel(sysfs: str, layout: Literal["root", "initramfs"], *, assisted: bool) -> Iterator[Check]:
+    """Whether a crash would be caught: fadump registered, or a crash kernel loaded into enough memory.
+
+    ``assisted``: captures start in the production kernel, as after a hypervisor-assisted dump.
+    """
     kernel = os.path.join(sysfs, "kernel")
     enabled, registered = (_number(kernel, f"fadump/{word}", f"fadump_{word}") for word in ("enabled", "registered"))
     if enabled:
@@ -54,6 +57,9 @@ def check_kernel(sysfs: str, layout: Literal["root", "initramfs"]) -> Iterator[C
         else:
             advice = "echo 1 > /sys/kernel/fadump/registered (kdump-config load, kdumpctl start)."
             yield Check("crash kernel", "failed", "fadump is enabled and not registered", advice)
+        return
+    if assisted and os.path.exists(os.path.join(sysfs, _ASSISTED)):
+        yield Check("crash kernel", "ok", "none is needed: the platform keeps memory over a crash")
         return
     size, loaded = _number(kernel, "kexec_crash_size"), _number(kernel, "kexec_crash_loaded")
     needed = NEEDED[layout]

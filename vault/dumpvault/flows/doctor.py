@@ -86,8 +86,9 @@ class _Case:
                 keys_fail |= result.state == "failed"
                 yield result
         yield from _guarded(self.check_store)
-        yield from self.check_integration()
-        yield from check_kernel(self.question.sysfs, "initramfs" if self.bakes_image else "root")
+        yield from _guarded(self.check_integration)
+        assisted = [kind for kind, _ in self.integrations] == ["systemd"]
+        yield from check_kernel(self.question.sysfs, "initramfs" if self.bakes_image else "root", assisted=assisted)
         if self.policy:
             yield check_release(self.question.sysfs, self.policy)
         yield check_clock([self.site.trust.allowed_signers_path, os.path.join(self.root, CRASH_CONF)])
@@ -269,6 +270,9 @@ def _guarded(check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         yield from check()
     except VaultError as error:
         yield _failed(check.__name__.removeprefix("check_"), error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        yield Check(check.__name__.removeprefix("check_"), "failed", f"{where}{error.strerror}", "Run it as root.")
 
 
 def _failed(name: str, error: VaultError) -> Check:

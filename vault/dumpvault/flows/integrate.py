@@ -1,7 +1,7 @@
 """Puts dumpvault where a distribution takes its dumps: what would change, shown first, then written in one go.
 
-The files stand in ``integrations/`` as they are installed, so that they can be reviewed without reading code. Two of them
-are this host's: ``crash.conf``, which every script reads, and a systemd unit with its names filled in. ``kdump.conf``
+The files stand in ``integrations/`` as they are installed, so that they can be reviewed without reading code. Two are this
+host's: ``crash.conf``, which the scripts and ``doctor`` read, and a systemd unit with its names filled in. ``kdump.conf``
 belongs to the administrator: of it only two directives are changed, and what stood there is kept as a comment.
 """
 
@@ -133,7 +133,7 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
     elif name == "kdump-tools" and options.layout == "initramfs" and not baked.store_device and root == "/":
         _check_reach(store)
     words = {"DUMPVAULT": baked.command, "OPTIONS": baked.options, "SIGNER": signer, "STORE": store}
-    wanted = [] if name == "systemd" else [(CRASH_CONF, baked.text, 0o644)]
+    wanted = [(CRASH_CONF, baked.text, 0o644)]
     for path, template, mode in _templates(name):
         wanted.append((path, re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], template), mode))
     changes = []
@@ -153,8 +153,8 @@ def plan_removal(name: str, root: str) -> Plan:
     """What taking ``name`` out again would change: our files go, the administrator's lines come back."""
     root = _check_root(name, root)
     changes = []
-    shared = any(other not in (name, "systemd") for other, _ in installed(root))
-    for path in [*([] if shared or name == "systemd" else [CRASH_CONF]), *(path for path, _, _ in _templates(name))]:
+    shared = any(other != name for other, _ in installed(root))
+    for path in [*([] if shared else [CRASH_CONF]), *(path for path, _, _ in _templates(name))]:
         before = read_below(root, path)
         if before is not None:
             changes.append(Change(f"/{path}", before, None, 0, edited=_MARK not in before))
