@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import stat
 import subprocess
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from dumpvault.formats import kdump_conf
 from dumpvault.formats.crash_conf import CrashConf
+from support.command import COMMAND
 from support.roots import HOST, KDUMP_CONF, SIGNER, Root, make_root
 
 NAMES = ("kdump-tools", "kdump-utils", "systemd")
@@ -55,6 +57,21 @@ def test_shows_writes_repeats_and_undoes(root: Root, name: str) -> None:
     undone = root.run("integrate", name, "--undo", "--yes")
     assert undone.code == 0, undone.err
     assert root.files() == before
+
+
+@pytest.mark.parametrize(("answer", "written"), [("n", False), ("y", True)])
+def test_asks_on_a_terminal(root: Root, answer: str, written: bool) -> None:
+    """On a terminal nothing is written before somebody says yes to the diff."""
+    ours, theirs = pty.openpty()
+    command = [COMMAND, "integrate", "systemd", "--root", root.path, "--signer", SIGNER, "--recipient", "analyst"]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        os.write(ours, f"{answer}\n".encode())
+        out, _ = process.communicate()
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0
+    assert b"+++ /etc/dumpvault/crash.conf" in out
+    assert (root.path / "etc/dumpvault/crash.conf").exists() == written
 
 
 def test_what_is_baked_in(root: Root) -> None:
