@@ -1,6 +1,6 @@
 """A read-only FUSE file system over a view: for crash, gdb, makedumpfile and everything else that wants a file.
 
-mfusepy hands libfuse's calls on (libfuse's fuse.h); the choice is explained in docs/adr/0014.
+mfusepy hands libfuse's calls on (libfuse's fuse.h); the choice is explained in docs/adr/0018.
 """
 
 from __future__ import annotations
