@@ -50,7 +50,9 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(tmp_path / "package")
     assert "dumpvault/py.typed" in names
     assert "dumpvault/_policies/baseline.toml" in names
-    assert not any(name.startswith(("tests", "keys", "docs", "policies")) for name in names)
+    hook = "dumpvault/_integrations/kdump-tools/etc/initramfs-tools/hooks/dumpvault"
+    assert hook in names
+    assert not any(name.startswith(("tests", "keys", "docs", "policies", "integrations")) for name in names)
     write_core(tmp_path / "vmcore")
     subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "package"), str(tmp_path)],

@@ -16,15 +16,16 @@ from unittest import mock
 
 from dumpvault.errors import VaultError
 from dumpvault.flows import open as opening
+from dumpvault.flows import unlocking
 from dumpvault.flows.capture import CaptureRequest, CaptureResult, capture
 from dumpvault.flows.keys import new_recipient, new_signer
 from dumpvault.flows.listing import claims
 from dumpvault.flows.site import Site, init_site
+from dumpvault.flows.unlocking import KeyedRegion
 from dumpvault.flows.verify import Report, require_structure, verify
 from dumpvault.formats.commit import Regions
 from dumpvault.model import body_path, keybag_path, keys_path, vault_prefix
 from dumpvault.ranges import Ranges
-from dumpvault.stages.unlock import unwrap_key
 from support.calls import DISK, RUN, Calls, World, installed
 from support.disk import ROOT, Disk, Folder
 from support.machine import Machine
@@ -194,7 +195,7 @@ class Judge:
             seen.violations.append("order: the manifest is there, and what became of a release is not told")
         try:
             require_structure(report, partial=True)
-            regions = list(opening._keyed_regions(store, report, self._key))  # type: ignore[arg-type]
+            regions = list(unlocking._keyed_regions(store, report, self._key))  # type: ignore[arg-type]
         except VaultError as error:
             seen.violations.append(f"order: {error.message}")
             return
@@ -215,11 +216,9 @@ class Judge:
         seen.opened |= Ranges(opened)
         seen.intact = seen.intact or report.verdict == "intact"
 
-    def _open(self, store: opening.Store, report: Report, item: opening._Keyed) -> bytes:
+    def _open(self, store: opening.Store, report: Report, item: KeyedRegion) -> bytes:
         """A region's plaintext, by the opening flow itself."""
-        path = f"{vault_prefix(report.vault)}/{body_path(item.attempt, item.record.index)}"
-        dek = unwrap_key(item.kek, item.wrapped, path)
-        key = (report.vault, item.attempt, item.record, dek, store.get(path))
+        key = (report.vault, item.attempt, item.record, item.dek(), store.get(item.path))
         if key not in self._plain:
             sink = _Memory(item.record.offset)
             opening._Opening(store, report, lambda done, total: None, False)._unseal(item, sink)

@@ -14,11 +14,10 @@ import pytest
 
 from dumpvault.errors import BadInput, Interrupted
 from dumpvault.formats.elf import PT_LOAD, PT_NOTE, write_headers
-from dumpvault.formats.flattened import END_RECORD
+from dumpvault.formats.flattened import END_RECORD, Index
 from dumpvault.model import PAGE, Range
 from dumpvault.stages.source import Source, open_source
-
-FLAT = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+from support import flat
 
 
 def never() -> bool:
@@ -128,22 +127,63 @@ def test_the_end_of_a_core_is_that_of_its_segments(tmp_path: Path, extra: int, c
         assert source.conclude(len(read_all(source, 1 << 30)[0])) == ("elf", truncated)
 
 
+def flat_records(source: Source, step: int) -> list[Index]:
+    """Read to the end in regions of 16 pages, as a capture does; the indexes."""
+    indexes, view, at = [], memoryview(bytearray(step)), 0
+    while True:
+        records = source.records(at)
+        assert records is not None
+        begun = at
+        while at < begun + 16 * PAGE:
+            got, _ = source.read(at, view[: begun + 16 * PAGE - at], never)
+            records.feed(view[:got])
+            at += got
+            if not got:
+                break
+        if at > begun:
+            indexes.append(records.index())
+        if at < begun + 16 * PAGE:
+            return indexes
+
+
 @pytest.mark.parametrize(
-    ("tail", "truncated"), [(END_RECORD, False), (b"", True), (END_RECORD[:-1], True), (END_RECORD + b"\0", True)]
+    ("tail", "truncated"),
+    [
+        (END_RECORD, False),
+        (b"", True),
+        (END_RECORD[:-1], True),
+        (END_RECORD + b"behind it", False),
+        (flat.record(5, b"\xff" * 100), True),
+        (flat.record(1 << 63, b"") + END_RECORD, True),
+        (bytes(16) + END_RECORD, True),
+    ],
 )
 @pytest.mark.parametrize("length", [0, 9, 4072, 3 * PAGE, (1 << 20) + 11])
 def test_a_flattened_stream_ends_with_its_end_record(tmp_path: Path, tail: bytes, truncated: bool, length: int) -> None:
-    """Only the end record in the last 16 bytes tells a whole flattened stream, on files and on pipes, however it is cut."""
-    data = FLAT.ljust(PAGE, b"\0") + b"\x55" * length + tail
+    """Only an end record where a record must begin tells a whole flattened stream, on files and on pipes, however it is
+    cut; data that look like one do not. Both give the same index of every region."""
+    pieces = [(4096 * i, b"\x55" * min(40000, length - start)) for i, start in enumerate(range(0, length, 40000))]
+    data = flat.stream(pieces, tail)
     (tmp_path / "f").write_bytes(data)
     with opened(tmp_path / "f") as source:
         assert source.kind == "flattened"
+        indexes = flat_records(source, 1 << 20)
         assert source.conclude(len(data)) == ("flattened", truncated)
     for step in (16, 4096) if length < 1 << 20 else (4096, 1 << 20):
         with piped(data) as source:
             assert source.kind == "flattened"
-            assert read_all(source, 1 << 30, step)[0] == data
+            assert flat_records(source, step) == indexes
             assert source.conclude(len(data)) == ("flattened", truncated)
+
+
+def test_the_end_record_of_a_file_that_shrinks_is_gone(tmp_path: Path) -> None:
+    """A flattened file that was cut while it was read is truncated."""
+    path = tmp_path / "f"
+    path.write_bytes(flat.stream([(0, bytes(100_000))]))
+    with opened(path) as source:
+        os.truncate(path, 50_000)
+        assert sum(index.end for index in flat_records(source, 4096)) > 0
+        assert source.conclude(50_000) == ("flattened", True)
 
 
 @pytest.mark.parametrize("length", [1, PAGE, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])

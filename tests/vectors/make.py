@@ -3,7 +3,8 @@
     python tests/vectors/make.py
 
 Each case is a folder: ``source`` (the bytes that must come back), ``recipient.key`` (unprotected private half),
-``allowed_signers``, ``case.json`` (vault id, and what a reader must find), and ``store/``, the vault's objects.
+``allowed_signers``, ``case.json`` (vault id, and what a reader must find), and ``store/``, the vault's objects; of a
+flattened stream also ``dump``, what it describes.
 """
 
 from __future__ import annotations
@@ -46,6 +47,21 @@ def core(bits: int, endian: str, data: bytes) -> bytes:
     ]
     head = elf.write_headers(segments, bits=bits, endian=endian, machine=62 if endian == "little" else 20)
     return head.ljust(4096, b"\0") + note.ljust(4096, b"\0") + data
+
+
+def flattened(rng: random.Random) -> tuple[bytes, bytes]:
+    """A stream of records that seek back, overlap, cross regions of 32 KiB in data and in their 16 bytes, or leave a hole,
+    with a byte behind its end; and its dump."""
+    sizes = (5000, 24000, 7, 40000, 4090, 1, 12345, 8628, 9000)  # the last one's 16 bytes begin 9 before a region ends
+    targets = (0, 70000, 5000, 8192, 60000, 4095, 100000, 90000, 66000)
+    out = (b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)).ljust(4096, b"\0")
+    dump = bytearray(112345)
+    for target, size in zip(targets, sizes, strict=True):
+        data = rng.choice((bytes(size), rng.randbytes(size), b"\xff" * size))
+        out += struct.pack(">QQ", target, size) + data
+        dump[target : target + size] = data
+    assert len(out) == 3 * 32768 - 9 + 16 + 9000
+    return out + b"\xff" * 16 + b"!", bytes(dump)
 
 
 def make(name: str, suite: str, source: bytes, compress: str, region_size: int, *, finished: bool = True) -> None:
@@ -134,6 +150,10 @@ def main() -> None:
     head = elf.write_headers([(elf.PT_NOTE, 4096, 0, 64), (elf.PT_LOAD, 8192, 1 << 20, 48 * 4096)])
     make_eventful("eventful-two-attempts", head.ljust(4096, b"\0") + bytes(4096) + memory(rng, 49)[: 48 * 4096])
     make("unfinished-xwing-zstd", "xwing", core(64, "little", memory(rng, 20)), "zstd:1", 65536, finished=False)
+    stream, dump = flattened(rng)
+    for codec, compress in (("raw", "none"), ("zstd", "zstd:1")):
+        make(f"flattened-x25519-{codec}", "x25519", stream, compress, 32768)
+        (HERE / f"flattened-x25519-{codec}" / "dump").write_bytes(dump)
 
 
 if __name__ == "__main__":

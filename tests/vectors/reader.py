@@ -40,6 +40,7 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Opened:
     data: bytes  # with zeros where no region is
+    dump: bytes | None  # of a flattened stream that is whole: what it describes
     finished: bool  # the verdict of section 13 is "intact"; else it is "incomplete"
     regions: int
     foreign: list[str]
@@ -536,15 +537,16 @@ def frame_header(name: str, frame: bytes) -> tuple[int, int]:
     return content if single else base + base // 8 * (frame[5] & 7), content
 
 
-def decode(name: str, stream: bytes, length: int, frame_size: int) -> bytes:
-    """Section 9.1: frames, a seek table and nothing else; a size is believed only once it was compared."""
+def decode(name: str, stream: bytes, length: int, frame_size: int) -> tuple[bytes, bytes]:
+    """Section 9.1: frames, what stands between them and the seek table, and nothing else; a size is believed only once
+    it was compared."""
     count = -(-length // frame_size)
-    at = len(stream) - (8 * count + 17)  # of the seek table
+    table = at = len(stream) - (8 * count + 17)
     need(at > 0, name, "too short for its seek table")
     start, end = struct.unpack_from("<II", stream, at), struct.unpack_from("<IBI", stream, len(stream) - 9)
     need(start == (0x184D2A5E, 8 * count + 9) and end == (count, 0, 0x8F92EAB1), name, "wrong seek table")
     entries = list(struct.iter_unpack("<II", stream[at + 8 : -9]))
-    need(sum(packed for packed, _ in entries) == at, name, "the seek table does not add up")
+    need(sum(packed for packed, _ in entries) <= at, name, "the seek table does not add up")
     plain, at = [], 0
     for i, (packed, unpacked) in enumerate(entries):
         size = min(frame_size, length - frame_size * i)
@@ -559,7 +561,72 @@ def decode(name: str, stream: bytes, length: int, frame_size: int) -> bytes:
             raise Refused(f"{name}: frame {i}: {error}") from None
         need(decoder.eof and not decoder.unused_data and len(data) == size, name, f"wrong end of frame {i}")
         plain.append(data)
-    return b"".join(plain)
+    return b"".join(plain), stream[at:table]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Section 9.3: what the index of a slice says; entries as (byte of the slice, target, length)."""
+
+    state: int
+    entries: list[tuple[int, int, int]]
+
+
+def read_index(name: str, frame: bytes, start: int, data: bytes) -> Index:
+    """Section 9.3: the index of the slice ``data`` at byte ``start`` of a flattened stream, held against the slice."""
+    n, rest = divmod(len(frame) - 16, 12)
+    need(0 <= n <= 65536 and not rest, name, "no index has this length")
+    magic, size, state, first = struct.unpack_from("<IIII", frame)
+    need((magic, size) == (0x184D2A5D, 8 + 12 * n) and state <= 3, name, "not an index")
+    targets, lengths = struct.unpack_from(f"<{n}Q", frame, 16), struct.unpack_from(f"<{n}I", frame, 16 + 8 * n)
+    entries, end = [], first
+    for target, length in zip(targets, lengths, strict=True):
+        need(length and target + length < 2**63, name, "an entry that no record has")
+        at = end + 16 if entries else first
+        entries.append((at, target, length))
+        end = at + length
+    behind = len(data) - end
+    if not n:
+        need(first == 0 and (state or len(data) <= (16 if start else 4112)), name, "an index that lacks entries")
+    else:
+        need(state < 3 and behind >= (16 if state else 0), name, "entries that end too late")
+        need(state or behind <= 16, name, "an index that lacks entries")
+        need(first <= 16 if start else first == 4112, name, "a wrong place for its first entry")
+    if state < 3 and (n or not start):
+        found, at = (entries[:1], first + lengths[0]) if first < 16 and n else ([], first - 16 if n else 4096)
+        follows = 0
+        while at + 16 <= len(data) and not follows:
+            target, length = struct.unpack_from(">QQ", data, at)
+            if length < 1 or target + length >= 2**63:
+                follows = 1 if target == length == 2**64 - 1 else 2
+                continue
+            at += 16
+            if at < len(data):
+                found.append((at, target, min(length, len(data) - at)))
+            at += length
+        need((found, follows) == (entries, state), name, "an index that its bytes contradict")
+    return Index(state, entries)
+
+
+def reassemble(stream: bytes | bytearray, indexes: list[tuple[int, str, Index]]) -> bytes | None:
+    """Section 9.3: the dump that a stream describes, from the indexes of adjacent slices; None if it is not whole."""
+    dump, state, end, goes_on = bytearray(), 0, 4096, None
+    for start, name, index in indexes:
+        if index.state == 3:
+            return None
+        need(not state or (index.state == state and not index.entries), name, "records behind the last one")
+        if index.entries and not state:
+            at, target, _ = index.entries[0]
+            continued = end == start and at == 0 and target == goes_on
+            need(continued or end + 16 == start + at, name, "its records do not follow on those before")
+        elif not state:
+            need(end + 16 != start, name, "lacks the data of the record before")
+        for at, target, length in index.entries:
+            dump.extend(bytes(max(0, target + length - len(dump))))
+            dump[target : target + length] = stream[start + at : start + at + length]
+            end, goes_on = start + at + length, target + length
+        state = index.state
+    return bytes(dump) if state == 1 else None
 
 
 def read_vault(store: Path, vault: str, allowed_signers: str, private_key_file: bytes) -> Opened:
@@ -592,6 +659,7 @@ def read_vault(store: Path, vault: str, allowed_signers: str, private_key_file: 
         wrapped |= reading.read_keys(commit, list(regions))
 
     data = bytearray(reading.end)
+    indexes: list[tuple[int, str, Index]] = []
     for region in reading.regions:
         name, kind, codec = region.name, region.record["kind"], region.record["codec"]
         try:
@@ -601,9 +669,17 @@ def read_vault(store: Path, vault: str, allowed_signers: str, private_key_file: 
         context = ("dumpvault-region@v1", vault, region.attempt, region.record["index"], kind, region.record["offset"])
         plain = decrypt(name, reading.read_message(region), dek, lines(*context, codec))
         if codec == "zstd":
-            plain = decode(name, plain, region.length, reading.frame_size)
+            plain, behind = decode(name, plain, region.length, reading.frame_size)
+        else:
+            plain, behind = plain[: region.length], plain[region.length :]
         need(len(plain) == region.length, name, "does not open to the length of its region")
+        if kind == "flattened":
+            indexes.append((region.start, name, read_index(name, behind, region.start, plain)))
+        else:
+            need(not behind, name, "bytes that belong to nothing")
         data[region.start : region.end] = plain
 
     present = (path.relative_to(reading.root).as_posix() for path in reading.root.rglob("*") if not path.is_dir())
-    return Opened(bytes(data), whole, len(reading.regions), sorted(set(present) - reading.known))
+    indexes.sort(key=lambda item: item[0])
+    dump = reassemble(data, indexes) if whole and indexes else None
+    return Opened(bytes(data), dump, whole, len(reading.regions), sorted(set(present) - reading.known))

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
 
+from support import flat
+
 SOURCE = Path(__file__).with_name("reader.py")
 spec = importlib.util.spec_from_file_location("second_reader", SOURCE)
 assert spec is not None and spec.loader is not None
@@ -68,6 +70,8 @@ def test_opens(case: Path) -> None:
     assert opened.finished is stated["finished"]
     assert opened.regions == stated["regions"]
     assert opened.foreign == []
+    dump = case / "dump"
+    assert opened.dump == (dump.read_bytes() if dump.exists() else None)
 
 
 @each_case
@@ -200,7 +204,7 @@ SINGLE = b"\x60" + (4096 - 256).to_bytes(2, "little")  # single segment, two byt
 FULL, LAST = (raw_frame(b"a" * 4096, SINGLE), 4096), (raw_frame(b"b" * 8, b"\x20\x08"), 8)
 WRONG: dict[str, Callable[[], bytes]] = {
     "a byte behind": lambda: seekable([FULL, LAST]) + b"\0",
-    "a byte before the table": lambda: seekable([FULL, (LAST[0] + b"\0", 8)]),
+    "a byte behind a frame": lambda: seekable([FULL, (LAST[0] + b"\0", 8)]),
     "frames the other way round": lambda: seekable([LAST, FULL]),
     "a frame too few": lambda: seekable([FULL]),
     "a frame too many": lambda: seekable([FULL, LAST, LAST]),
@@ -217,8 +221,42 @@ WRONG: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_frames_are_checked(wrong: str) -> None:
     whole = b"a" * 4096 + b"b" * 8
-    assert reader.decode("region", seekable([FULL, LAST]), len(whole), 4096) == whole
+    assert reader.decode("region", seekable([FULL, LAST]), len(whole), 4096) == (whole, b"")
     window = (raw_frame(b"a" * 4096, b"\x40\x10" + SINGLE[1:]), 4096)  # a window of 4096 is small enough
-    assert reader.decode("region", seekable([window, LAST]), len(whole), 4096) == whole
+    assert reader.decode("region", seekable([window, LAST]), len(whole), 4096) == (whole, b"")
     with refuses("region"):
         reader.decode("region", WRONG[wrong](), len(whole), 4096)
+
+
+@pytest.mark.parametrize("honest", flat.HONEST, ids=lambda case: f"{case[0]}-{case[2][8]}")
+def test_indexes_are_read(honest: tuple[int, bytes, bytes]) -> None:
+    offset, data, index = honest
+    assert reader.read_index("region", index, offset, data).state == index[8]
+
+
+@pytest.mark.parametrize("lie", flat.LIES, ids=lambda lie: lie[0])
+def test_indexes_are_checked(lie: tuple[str, int, bytes, bytes]) -> None:
+    """What dumpvault refuses of an index, the page alone refuses too."""
+    _, offset, data, index = lie
+    with refuses("region"):
+        reader.read_index("region", index, offset, data)
+
+
+def test_neighbours_are_compared() -> None:
+    """Of a stream that ends in its second slice: what goes on, and what does not."""
+    of, data = reader.Index, bytes(20000)
+    first = (0, "a", of(0, [(4112, 7, 4080)]))  # a record that goes on behind 8192
+    good = (8192, "b", of(1, [(0, 4087, 10)]))
+    assert len(reader.reassemble(data, [first, good])) == 4097
+    for wrong in (of(1, [(0, 4088, 10)]), of(1, [(1, 4087, 10)]), of(1, [(15, 4087, 10)])):
+        with refuses("b"):
+            reader.reassemble(data, [first, (8192, "b", wrong)])
+    for wrong in (of(1, [(0, 5000, 10)]), of(2, [])):
+        with refuses("c"):
+            reader.reassemble(data, [first, good, (12288, "c", wrong)])
+    split = (0, "a", of(0, [(4112, 7, 4064)]))  # a record's 16 bytes end at 8192
+    assert reader.reassemble(data, [split, (8192, "b", of(1, [(0, 5, 10)]))]) is not None
+    with refuses("b"):
+        reader.reassemble(data, [split, (8192, "b", of(1, []))])
+    assert reader.reassemble(data, [first]) is None
+    assert reader.reassemble(data, [first, (8192, "b", of(3, []))]) is None

@@ -27,6 +27,12 @@ _COMMANDS = {
     "info": ("vaults", "Show what a vault says of itself, signatures checked."),
     "verify": ("verify", "Check a vault's signatures and every block; needs no key."),
     "open": ("open", "Write the captured memory back, bit for bit."),
+    "mount": ("mount", "Show a vault as read-only files, opened as they are read."),
+    "drgn": ("drgn", "A drgn session or script on a vault: no file, no mount."),
+    "crash": ("crash", "Run crash on a vault, mounted privately meanwhile."),
+    "dmesg": ("dmesg", "Print the kernel log, opening only what holds it."),
+    "integrate": ("integrate", "Seal dumps where the system takes them."),
+    "doctor": ("doctor", "Say before any crash whether a capture would work."),
     "demo": ("demo", "The whole story in one minute, on generated memory."),
 }
 

@@ -13,7 +13,18 @@ import click
 
 from dumpvault.errors import VaultError
 
-__all__ = ["bar", "epilog", "json_option", "print_json", "print_json_error", "printable", "say", "show_error", "size"]
+__all__ = [
+    "bar",
+    "epilog",
+    "json_option",
+    "print_json",
+    "print_json_error",
+    "printable",
+    "printable_lines",
+    "say",
+    "show_error",
+    "size",
+]
 
 Progress = Callable[[int, int | None], None]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -50,6 +61,11 @@ def say(text: str) -> None:
 def printable(text: str) -> str:
     """Control characters replaced."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Control characters replaced, but for tabs and line ends."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
 
 
 def print_json_error(error: VaultError) -> None:

@@ -222,7 +222,7 @@ class Attempt:
 
     def _plan(self, durable: Ranges) -> Iterator[Region]:
         core = self.source.core
-        kind: Kind = "memory" if self.source.kind == "elf" else "opaque"
+        kind: Kind = "memory" if self.source.kind == "elf" else self.source.kind
         first = Ranges()
         if core and self.source.seekable:
             first = kernel_first(core, vmcoreinfo.find(self.source.notes(), core.endian))

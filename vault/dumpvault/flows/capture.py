@@ -35,7 +35,7 @@ from dumpvault.stages.source import Source, open_source
 if TYPE_CHECKING:
     pass
 
-__all__ = ["CaptureRequest", "CaptureResult", "capture"]
+__all__ = ["CaptureRequest", "CaptureResult", "capture", "recipients_for", "signer_for"]
 
 
 def capture(
@@ -67,9 +67,9 @@ def capture(
 def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     """Everything that can be refused before anything is written."""
     host = os.fsencode(request.host or os.uname().nodename).decode(errors="backslashreplace")
-    key = _signer(site, request.signer or site.signer, host)
+    key = signer_for(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
-    recipients = _recipients(site, request.recipients or site.recipients)
+    recipients = recipients_for(site, request.recipients or site.recipients)
     policy.check_recipients(recipients)
     compress = parse_compress(request.compress or policy.compress, "--compress")
     own = _is_own(request.source, request.vmcore)
@@ -128,7 +128,8 @@ def _is_own(source: str, vmcore: str) -> bool:
         return False
 
 
-def _signer(site: Site, name: str | None, host: str) -> SigningKey:
+def signer_for(site: Site, name: str | None, host: str) -> SigningKey:
+    """The collector's key, which must be unprotected and listed for ``host``. Raises ``NoKey``."""
     if not name:
         raise NoKey("no signer", "Name one with --signer; 'dumpvault keys new signer NAME --unprotected' makes one.")
     key = site.trust.private_key(name)
@@ -153,7 +154,8 @@ def _signer(site: Site, name: str | None, host: str) -> SigningKey:
     return signing
 
 
-def _recipients(site: Site, names: tuple[str, ...]) -> list[Recipient]:
+def recipients_for(site: Site, names: tuple[str, ...]) -> list[Recipient]:
+    """The recipients of ``names``, at least one. Raises ``NoKey`` or ``BadInput``."""
     if not names:
         raise NoKey("no recipient", "Name at least one with --recipient; without one nobody could open the vault.")
     return [site.trust.recipient(name) for name in names]

@@ -12,21 +12,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFailed, VaultError
-from dumpvault.flows.verify import Report, require_structure, verify
-from dumpvault.formats import sealed
+from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
+from dumpvault.flows.verify import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.commit import Commit, Regions
-from dumpvault.formats.keybag import WrappedKeys
 from dumpvault.formats.private_key import LockedKey, PrivateKey
-from dumpvault.model import RegionRecord, Sink, Store, body_path, keys_path, vault_prefix
-from dumpvault.stages.unlock import choose_key, unlock_attempt, unwrap_key
+from dumpvault.model import Sink, Store
 from dumpvault.stages.unseal import unseal
 
 __all__ = ["OpenRequest", "Opened", "open_vault", "shortfall"]
 
 _ZEROS = bytes(1 << 20)
 Progress = Callable[[int, int | None], None]
-Unlock = Callable[[LockedKey], PrivateKey]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +58,10 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     """
     if request.output != "-":
         _check_output(request)
-    report = verify(store, request.vault, trust, bodies=False)
-    require_structure(report, partial=request.partial)
+    accept = lambda report: require_structure(report, partial=request.partial)  # noqa: E731
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept)
+    report, regions = unlocked.report, unlocked.regions
     examiner = report.examiner
-    chosen = choose_key(examiner.header, request.keys)
-    key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
-    regions = list(_keyed_regions(store, report, key))
-    regions.sort(key=lambda item: item.record.offset)
     size = examiner.totals.size
     opening = _Opening(store, report, progress, request.partial)
     if request.output == "-":
@@ -77,39 +70,6 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
         with _output_file(request, size) as fd:
             opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
     return Opened(report, size, opening.done, examiner.totals.unreadable, report.findings + opening.problems)
-
-
-@dataclass(frozen=True, slots=True)
-class _Keyed:
-    attempt: int
-    record: RegionRecord
-    wrapped: bytes
-    kek: bytes
-
-
-def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[_Keyed]:
-    """Every region whose object and keys are there, with the key that its commit signed for it."""
-    examiner = report.examiner
-    prefix = vault_prefix(report.vault)
-    keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
-    for commit in examiner.commits:
-        if not isinstance(commit.body, Regions) or not commit.body.regions or commit.attempt not in keks:
-            continue
-        keys = _wrapped(store, report, commit)
-        if keys is None:
-            continue
-        for record, (_, wrapped) in zip(commit.body.regions, keys.keys, strict=True):
-            if store.size(f"{prefix}/{body_path(commit.attempt, record.index)}") is not None:
-                yield _Keyed(commit.attempt, record, wrapped, keks[commit.attempt])
-
-
-def _wrapped(store: Store, report: Report, commit: Commit) -> WrappedKeys | None:
-    """None where they are missing or not good, which verification has found and only ``partial`` lets pass."""
-    name = f"{vault_prefix(report.vault)}/{keys_path(commit.attempt, commit.number)}"
-    try:
-        return report.examiner.check_keys(commit, store.get(name))
-    except (Forged, Incomplete):
-        return None
 
 
 class _Opening:
@@ -125,11 +85,11 @@ class _Opening:
         self._total = report.examiner.totals.size
         self.done = 0
 
-    def fill(self, fd: int, regions: Sequence[_Keyed], jobs: int) -> None:
+    def fill(self, fd: int, regions: Sequence[KeyedRegion], jobs: int) -> None:
         sink = _FileSink(fd)
         stop = threading.Event()
 
-        def work(item: _Keyed) -> None:
+        def work(item: KeyedRegion) -> None:
             if not stop.is_set():
                 self._try(item, sink)
 
@@ -142,13 +102,13 @@ class _Opening:
             finally:
                 stop.set()
 
-    def stream(self, regions: Sequence[_Keyed], size: int) -> None:
+    def stream(self, regions: Sequence[KeyedRegion], size: int) -> None:
         sink = _StreamSink()
         for item in regions:
             self._try(item, sink)
         sink.reach(size)
 
-    def _try(self, item: _Keyed, sink: Sink) -> None:
+    def _try(self, item: KeyedRegion, sink: Sink) -> None:
         """A region that is not good ends everything, or under ``partial`` is left out from where it stops being good."""
         try:
             self._unseal(item, sink)
@@ -159,18 +119,13 @@ class _Opening:
             if error.message not in known:
                 self.problems.append(error)
 
-    def _unseal(self, item: _Keyed, sink: Sink) -> None:
-        record, report = item.record, self._report
-        name = body_path(item.attempt, record.index)
-        path = f"{vault_prefix(report.vault)}/{name}"
-        dek = unwrap_key(item.kek, item.wrapped, name)
-        bound = sealed.context(report.vault, item.attempt, record.index, record.kind, record.offset, record.codec)
+    def _unseal(self, item: KeyedRegion, sink: Sink) -> None:
         unseal(
-            lambda offset, length: self._store.get(path, offset, length),
-            record, dek, bound, report.examiner.header.frame_size, name, sink,
+            lambda offset, length: self._store.get(item.path, offset, length),
+            item.record, item.dek(), item.context, self._report.examiner.header.frame_size, item.name, sink,
         )  # fmt: skip
         with self._lock:
-            self.done += record.length
+            self.done += item.record.length
             self._progress(self.done, self._total)
 
 

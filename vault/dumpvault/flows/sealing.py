@@ -17,6 +17,7 @@ from dumpvault.errors import Interrupted, StoreFailed
 from dumpvault.formats import keybag as key_objects
 from dumpvault.formats import sealed
 from dumpvault.formats.commit import MAX_REGIONS, Outcome
+from dumpvault.formats.flattened import Records
 from dumpvault.formats.policy import Policy
 from dumpvault.model import Region, RegionRecord, Store, block_count, body_path, vault_prefix
 from dumpvault.ranges import Ranges
@@ -65,13 +66,14 @@ class Line:
     read_back: str
     stop: Stop
 
-    def seal(self, sealer: Sealer, region: Region) -> tuple[RegionRecord, bytes] | None:
+    def seal(self, sealer: Sealer, region: Region, records: Records | None) -> tuple[RegionRecord, bytes] | None:
         """Seal one region, durable on return: its record and wrapped key, or None past the source's end."""
         name = f"{vault_prefix(self.vault)}/{body_path(self.attempt, region.index)}"
         upload = self.store.create(name)
         asked = self.stop.asked
         try:
-            done = sealer.seal(region, lambda offset, view: self.source.read(offset, view, asked), upload, asked)
+            read = lambda offset, view: self.source.read(offset, view, asked)  # noqa: E731
+            done = sealer.seal(region, read, upload, asked, records)
             if done is None:
                 return None
             upload.finish()
@@ -100,9 +102,7 @@ class Line:
     def _read_back(self, name: str, record: RegionRecord) -> None:
         """Ask the medium for what was just written to it. Raises ``Forged`` where it gives other bytes."""
         self.store.settle(name)
-        digests = self.store.get(name, record.message)
-        sealed.Blocks.check_list(digests, record.blocks, name)
-        blocks = sealed.Blocks(lambda at, n: self.store.get(name, at, n), digests, record.message, name)
+        blocks = sealed.Blocks.signed(lambda at, n: self.store.get(name, at, n), record, name)
         count = block_count(record.message)
         step = 1 if self.read_back == "all" else _SAMPLE
         for first in {*range(0, count, step), count - 1}:
@@ -217,8 +217,9 @@ class Committer:
         line = self._line
         try:
             sealer = Sealer(line.vault, line.attempt, line.frame_size, *line.compress)
-            while (region := self._draw(plan)) is not None:
-                done = line.seal(sealer, region)
+            while (drawn := self._draw(plan)) is not None:
+                region, records = drawn
+                done = line.seal(sealer, region, records)
                 length = done[0].length if done else 0
                 if length < region.length:
                     with self._lock:
@@ -234,9 +235,10 @@ class Committer:
         finally:
             self._done.put(None)
 
-    def _draw(self, plan: Iterator[Region]) -> Region | None:
+    def _draw(self, plan: Iterator[Region]) -> tuple[Region, Records | None] | None:
         with self._lock:
-            return None if self._ended or self._line.stop.asked() else next(plan, None)
+            region = None if self._ended or self._line.stop.asked() else next(plan, None)
+            return (region, self._line.source.records(region.offset)) if region else None
 
 
 def _worse(one: BaseException | None, other: BaseException) -> BaseException:

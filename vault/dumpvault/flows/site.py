@@ -13,7 +13,7 @@ from dumpvault.model import Store
 from dumpvault.stages.store import open_store
 from dumpvault.stages.trust import TrustDirectory, read_text
 
-__all__ = ["Site", "init_site"]
+__all__ = ["Site", "init_site", "shipped"]
 
 _SETTINGS = ("store", "policy", "signer", "recipients")
 _CONFIG = """\
@@ -45,14 +45,21 @@ class Site:
     recipients: tuple[str, ...]
 
     @classmethod
-    def load(cls, environ: Mapping[str, str]) -> Site:
-        """Find the home and read its configuration. Raises ``BadInput`` for a bad one."""
-        home, data, run, files = _places(environ)
+    def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
+        """Find the home and read its configuration. Raises ``BadInput`` for a bad one.
+
+        ``root`` asks for the system's own site as it lies below that directory, whoever asks and whatever ``environ``.
+        """
+        if root is not None:
+            environ = {}
+        home, data, run, files = _places(environ) if root is None else _below(root)
         settings: dict[str, object] = {}
         for path in files:
             if os.path.exists(path):
                 settings |= _read_config(path)
         store = environ.get("DUMPVAULT_STORE") or settings.get("store") or os.path.join(data, "store")
+        if root is not None and settings.get("store"):
+            store = os.path.join(root, str(store).removeprefix("file://").lstrip("/"))
         signer = environ.get("DUMPVAULT_SIGNER") or settings.get("signer")
         recipients = settings.get("recipients", ())
         return cls(
@@ -74,14 +81,18 @@ class Site:
 
     def policy(self, name: str | None = None) -> Policy:
         """A policy by name (the site's before the shipped ones) or path. Raises ``BadInput``."""
-        name = name or self.policy_name
+        path = self.policy_path(name or self.policy_name)
+        return Policy.parse(os.path.basename(path).removesuffix(".toml"), read_text(path, "a policy"))
+
+    def policy_path(self, name: str) -> str:
+        """Where the policy ``name`` stands. Raises ``BadInput``."""
         if "/" in name or name.endswith(".toml"):
-            return Policy.parse(os.path.basename(name).removesuffix(".toml"), read_text(name, "a policy"))
-        places = [os.path.join(self.home, "policies"), *_shipped_policies()]
+            return name
+        places = [os.path.join(self.home, "policies"), *shipped("policies")]
         for place in places:
             path = os.path.join(place, f"{name}.toml")
             if os.path.exists(path):
-                return Policy.parse(name, read_text(path, "a policy"))
+                return path
         known = sorted(
             {f.removesuffix(".toml") for p in places if os.path.isdir(p) for f in os.listdir(p) if f[-5:] == ".toml"}
         )
@@ -103,6 +114,12 @@ def _places(environ: Mapping[str, str]) -> tuple[str, str, str, list[str]]:
     return config, data, run, ["/etc/dumpvault/config.toml", os.path.join(config, "config.toml")]
 
 
+def _below(root: str) -> tuple[str, str, str, list[str]]:
+    """The places of root's own site in a file system that is mounted at ``root``."""
+    home, data, run = (os.path.join(root, path) for path in ("etc/dumpvault", "var/lib/dumpvault", "run/dumpvault"))
+    return home, data, run, [os.path.join(home, "config.toml")]
+
+
 def _read_config(path: str) -> dict[str, object]:
     try:
         settings = tomllib.loads(read_text(path, "a configuration"))
@@ -119,10 +136,10 @@ def _read_config(path: str) -> dict[str, object]:
     return settings
 
 
-def _shipped_policies() -> list[str]:
-    """Beside the package in a wheel; at the top of the tree in a checkout."""
+def shipped(folder: str) -> list[str]:
+    """Where a folder of data may be: beside the package in a wheel, at the top of the tree in a checkout."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return [os.path.join(package, "_policies"), os.path.join(package, "..", "..", "policies")]
+    return [os.path.join(package, f"_{folder}"), os.path.join(os.path.dirname(os.path.dirname(package)), folder)]
 
 
 def init_site(site: Site) -> list[str]:

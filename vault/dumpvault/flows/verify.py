@@ -29,7 +29,6 @@ from dumpvault.model import (
 )
 from dumpvault.stages.examine import Examiner, describe_gaps, gaps
 from dumpvault.stages.unlock import unlock_attempt, unwrap_key
-from dumpvault.stages.unseal import block_list
 
 __all__ = ["STEPS", "Report", "Step", "require_structure", "verify"]
 
@@ -317,7 +316,7 @@ class _Verification:
                 )
             if bodies:
                 get = lambda offset, length: self._store.get(path, offset, length)  # noqa: E731
-                blocks = sealed.Blocks(get, block_list(get, record, name), record.message, name)
+                blocks = sealed.Blocks.signed(get, record, name)
                 for first in range(0, block_count(record.message), _READ):
                     blocks.blocks(first, min(_READ, block_count(record.message) - first))
         except VaultError as error:

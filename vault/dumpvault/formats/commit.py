@@ -13,7 +13,7 @@ __all__ = ["LIMIT", "MAX_REGIONS", "Adopt", "Body", "Commit", "Ended", "Outcome"
 
 LIMIT = 8 << 20
 MAX_REGIONS = 1024
-_KINDS = "headers|notes|memory|opaque"
+_KINDS = "headers|notes|memory|flattened|opaque"
 
 
 @dataclass(frozen=True, slots=True)

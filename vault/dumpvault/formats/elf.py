@@ -66,6 +66,7 @@ class ElfCore:
     machine: int
     phoff: int
     phnum: int
+    flags: int = 0
     end: int = 0
     headers: list[Range] = field(default_factory=list)
     notes: list[Range] = field(default_factory=list)
@@ -94,7 +95,7 @@ def parse(read: Read) -> ElfCore | None:
     size = 16 + layout.header.size
     if len(ident) < size:
         raise MalformedElf("it ends inside the ELF header")
-    kind, machine, _, _, phoff, shoff, _, _, phentsize, phnum, _, _, _ = layout.header.unpack_from(ident, 16)
+    kind, machine, _, _, phoff, shoff, flags, _, phentsize, phnum, _, _, _ = layout.header.unpack_from(ident, 16)
     if kind != ET_CORE:
         return None
     if phentsize != layout.segment.size:
@@ -103,7 +104,7 @@ def parse(read: Read) -> ElfCore | None:
         phnum = _section_count(read, layout, shoff)
     if phnum > MAX_SEGMENTS:
         raise MalformedElf(f"{phnum} program headers; no more than {MAX_SEGMENTS} are believed")
-    core = ElfCore(64 if layout.wide else 32, "little" if ident[5] == 1 else "big", machine, phoff, phnum)
+    core = ElfCore(64 if layout.wide else 32, "little" if ident[5] == 1 else "big", machine, phoff, phnum, flags)
     core.headers = [Range(0, size), Range(phoff, phnum * phentsize)]
     core.end = max(part.end for part in core.headers)
     _survey(core, read)
@@ -175,10 +176,13 @@ def write_headers(
     endian: Literal["little", "big"] = "little",
     machine: int = 62,
     phoff: int | None = None,
+    flags: int = 0,
+    virtual: Sequence[int] = (),
 ) -> bytes:
     """ELF header and program headers of a core with ``segments`` (type, file offset, physical address, bytes).
 
     More than 65 534 segments are counted in section 0 (PN_XNUM). ``phoff`` moves the program headers; the gap is zeros.
+    ``flags`` is e_flags; ``virtual`` has the segments' virtual addresses, where they are not the physical ones.
     """
     layout = _Layout("<" if endian == "little" else ">", bits == 64)
     header_size = 16 + layout.header.size
@@ -191,16 +195,29 @@ def write_headers(
     phnum = PN_XNUM if extended else len(segments)
     out = bytearray(ident)
     out += layout.header.pack(
-        ET_CORE, machine, 1, 0, phoff, shoff, 0, header_size, layout.segment.size, phnum, section_size, int(extended), 0
+        ET_CORE,
+        machine,
+        1,
+        0,
+        phoff,
+        shoff,
+        flags,
+        header_size,
+        layout.segment.size,
+        phnum,
+        section_size,
+        int(extended),
+        0,
     )
     if extended:
         section = bytearray(section_size)
         struct.pack_into(layout.order + "I", section, 44 if layout.wide else 28, len(segments))
         out += section
     out += bytes(phoff - len(out))
-    for type_, offset, address, length in segments:
+    for i, (type_, offset, address, length) in enumerate(segments):
+        where = virtual[i] if virtual else address
         if layout.wide:
-            out += layout.segment.pack(type_, 7, offset, address, address, length, length, 0)
+            out += layout.segment.pack(type_, 7, offset, where, address, length, length, 0)
         else:
-            out += layout.segment.pack(type_, offset, address, address, length, length, 7, 0)
+            out += layout.segment.pack(type_, offset, where, address, length, length, 7, 0)
     return bytes(out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from hmac import compare_digest
+from typing import Self
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from dumpvault.errors import Forged
-from dumpvault.model import BLOCK, CHUNK, Codec, Kind, block_count
+from dumpvault.model import BLOCK, CHUNK, Codec, Kind, RegionRecord, block_count
 
 __all__ = ["HEAD", "Blocks", "Message", "context", "message_bytes", "opens"]
 
@@ -61,14 +62,16 @@ class Blocks:
         self.message = message
         self.name = name
 
-    @staticmethod
-    def check_list(digests: bytes, expected: str, name: str) -> None:
-        """Raise ``Forged`` unless the block list is the one that the commit signed."""
-        if hashlib.sha256(digests).hexdigest() != expected:
+    @classmethod
+    def signed(cls, get: Callable[[int, int], bytes], record: RegionRecord, name: str) -> Self:
+        """The blocks of the object that ``record`` speaks of. Raises ``Forged`` unless their list is the one it signed."""
+        digests = get(record.message, 32 * block_count(record.message) + 1)  # an object that goes on is refused, too
+        if hashlib.sha256(digests).hexdigest() != record.blocks:
             raise Forged(
                 f"{name}: the list of block digests is not the one that was signed",
                 "The object was changed, cut off or belongs elsewhere. Restore it from a copy.",
             )
+        return cls(get, digests, record.message, name)
 
     def check(self, first: int, data: bytes | memoryview) -> None:
         """Raise ``Forged`` unless ``data``, which begins at block ``first``, is what was signed."""
@@ -91,6 +94,10 @@ class Blocks:
         self.check(first, data)
         return data
 
+    def head(self) -> bytes:
+        """The message's salt and commitment. Not checked: under another salt the commitment fails, and so do all chunks."""
+        return self._get(0, HEAD)
+
     def read(self, offset: int, length: int) -> bytes:
         """``length`` checked bytes from ``offset`` of the message."""
         first = offset // BLOCK
@@ -111,9 +118,10 @@ class Message:
         if blocks.message < HEAD or rest < _TAG:
             raise Forged(f"{blocks.name}: {blocks.message} bytes are no whole message", "Restore it from a copy.")
         self.length = full * CHUNK + rest - _TAG
-        head = blocks.read(0, HEAD)
+        head = blocks.head()
         key, nonce, commitment = _derive(dek, context, head[:_SALT])
         if not compare_digest(commitment, head[_SALT:]):
+            blocks.read(0, HEAD)  # if the head was changed, this says so
             raise Forged(
                 f"{blocks.name}: the data key is not the one this region was sealed with",
                 "The wrapped key or the region belongs to another vault, attempt or region.",

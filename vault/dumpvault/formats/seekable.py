@@ -9,15 +9,29 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
+
+from dumpvault.errors import Forged
+from dumpvault.model import RegionRecord
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
 else:
     from compression import zstd
 
-__all__ = ["BadStream", "SeekTable", "TableWriter", "decode_frame", "raw_frame_prefix", "rle_frame", "zstd"]
+__all__ = [
+    "BadStream",
+    "SeekTable",
+    "TableWriter",
+    "as_allowed",
+    "decode_frame",
+    "raw_frame_prefix",
+    "rle_frame",
+    "zstd",
+]
 
 _FRAME_MAGIC = b"\x28\xb5\x2f\xfd"
 _TABLE_MAGIC = 0x184D2A5E
@@ -65,6 +79,26 @@ def raw_frame_prefix(length: int) -> tuple[tuple[bytes, int], ...]:
     return tuple(parts)
 
 
+@contextmanager
+def as_allowed(name: str) -> Iterator[None]:
+    """What ``name``, an authentic object, holds against the format is its collector's doing: raise it as ``Forged``."""
+    try:
+        yield
+    except BadStream as error:
+        raise Forged(
+            f"{name}: sealed by a listed key, but not as the format allows: {error}",
+            "Its collector may be faulty or hostile. Other regions are unharmed.",
+        ) from None
+
+
+class Plaintext(Protocol):
+    """A message's plaintext by range; ``length`` in bytes."""
+
+    length: int
+
+    def read(self, start: int, length: int) -> bytes: ...
+
+
 class TableWriter:
     """Collects frame sizes; 8 bytes a frame."""
 
@@ -91,10 +125,11 @@ class TableWriter:
 class SeekTable:
     """A checked table: where each frame stands in the stream.
 
-    ``length`` is the region's, ``frame_size`` the header's, ``stream`` the stream's, all in bytes. Raises ``BadStream``.
+    ``length`` is the region's, ``frame_size`` the header's, ``stream`` the stream's, all in bytes. With ``indexed``
+    (kind ``flattened``) an index stands between the last frame and the table. Raises ``BadStream``.
     """
 
-    def __init__(self, table: bytes, *, length: int, frame_size: int, stream: int) -> None:
+    def __init__(self, table: bytes, *, length: int, frame_size: int, stream: int, indexed: bool = False) -> None:
         frames = -(-length // frame_size)
         size = self.size(length, frame_size)
         if len(table) != size or stream < size:
@@ -105,6 +140,7 @@ class SeekTable:
             raise BadStream(f"no seek table of {frames} frames at its end")
         self.frame_size = frame_size
         self.length = length
+        self.bytes = size
         self.starts = array("Q", [0])
         at = 0
         for i, (compressed, decompressed) in enumerate(struct.iter_unpack("<II", table[8 : size - 9])):
@@ -114,7 +150,7 @@ class SeekTable:
                 raise BadStream(f"frame {i}: {compressed} compressed bytes for a frame of {frame_size}")
             at += compressed
             self.starts.append(at)
-        if at != stream - size:
+        if at != stream - size and not (indexed and at < stream - size):
             raise BadStream(f"the seek table accounts for {at} bytes of {stream - size}")
 
     @staticmethod
@@ -129,6 +165,21 @@ class SeekTable:
     def frame_length(self, i: int) -> int:
         """Decompressed bytes of frame ``i``."""
         return min(self.frame_size, self.length - i * self.frame_size)
+
+
+def region_table(plaintext: Plaintext, record: RegionRecord, frame_size: int) -> SeekTable | None:
+    """The checked seek table at the end of a region's plaintext, None for codec ``raw``. Raises ``BadStream``.
+
+    In a region of kind ``flattened`` an index stands between the last frame, or the bytes, and the end.
+    """
+    indexed = record.kind == "flattened"
+    if record.codec == "raw":
+        if plaintext.length != record.length and not indexed:
+            raise BadStream(f"it holds {plaintext.length} bytes where {record.length} must stand")
+        return None
+    size = SeekTable.size(record.length, frame_size)
+    tail = plaintext.read(plaintext.length - size, size) if size <= plaintext.length else b""
+    return SeekTable(tail, length=record.length, frame_size=frame_size, stream=plaintext.length, indexed=indexed)
 
 
 def decode_frame(data: bytes | memoryview, length: int, frame_size: int) -> bytes:

@@ -18,6 +18,7 @@ from cryptography.cobblestone import Cobblestone256Encryptor
 
 from dumpvault.errors import Interrupted
 from dumpvault.formats import sealed, seekable
+from dumpvault.formats.flattened import Records
 from dumpvault.model import BLOCK, Codec, Range, Region, Upload
 
 __all__ = ["Chooser", "SealedRegion", "Sealer"]
@@ -92,11 +93,19 @@ class Sealer:
         # Page-aligned, so that a store can write it past the page cache.
         self._output = mmap.mmap(-1, 3 * STEP)
 
-    def seal(self, region: Region, read: Read, upload: Upload, stop: Callable[[], bool]) -> SealedRegion | None:
+    def seal(
+        self,
+        region: Region,
+        read: Read,
+        upload: Upload,
+        stop: Callable[[], bool],
+        records: Records | None = None,
+    ) -> SealedRegion | None:
         """Seal ``region`` into ``upload``, which is left for the caller to finish.
 
-        ``read(offset, view)`` fills the view and returns the bytes it filled and what it could not read. Returns None
-        if the source ended before the region. Raises ``Interrupted`` once ``stop()`` is true.
+        ``read(offset, view)`` fills the view and returns the bytes it filled and what it could not read; ``records``
+        makes the index of a flattened region. Returns None if the source ended before the region. Raises
+        ``Interrupted`` once ``stop()`` is true.
         """
         dek = os.urandom(32)
         bound = sealed.context(self._vault, self._attempt, region.index, region.kind, region.offset, self.codec)
@@ -112,6 +121,8 @@ class Sealer:
             got, bad = read(region.offset + done, view[:want])
             holes += bad
             if got:
+                if records:
+                    records.feed(view[:got])
                 if self._compressor:
                     writer.add(self._stage(got, table))
                 else:
@@ -121,10 +132,11 @@ class Sealer:
                 break
         if done == 0:
             return None
+        tail = records.index().encode() if records else b""
         if self._compressor:
-            tail = table.finish()
-            for start in range(0, len(tail), STEP):
-                writer.add(memoryview(tail)[start : start + STEP])
+            tail += table.finish()
+        for start in range(0, len(tail), STEP):
+            writer.add(memoryview(tail)[start : start + STEP])
         message, blocks = writer.finish()
         return SealedRegion(region, done, self.codec, message, blocks, dek, tuple(holes))
 

@@ -11,6 +11,7 @@ import os
 import select
 import stat
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from dumpvault.errors import BadInput, Interrupted
@@ -43,7 +44,6 @@ class Source:
         self._fd = fd
         self._position = 0
         self._peeked = bytearray()
-        self._tail = b""
         if size is None:
             self._peek()
         self._malformed = False
@@ -56,6 +56,7 @@ class Source:
             self.kind = "elf"
         elif flattened.is_flattened(self._look(0, 24)):
             self.kind = "flattened"
+            self._records = flattened.Records()
 
     @property
     def begun(self) -> bool:
@@ -78,6 +79,18 @@ class Source:
         view = view[: max(0, self.size - offset)]
         return self._read_file(offset, view, holes), holes
 
+    def records(self, offset: int) -> flattened.Records | None:
+        """What follows the records of the region at byte ``offset`` as it is fed with its bytes; None if not flattened.
+
+        To be asked for region by region in the order of the stream, of a pipe when the region before has passed.
+        """
+        if self.kind != "flattened":
+            return None
+        if self.size is not None:
+            return self._records.ahead(offset, partial(os.pread, self._fd))
+        self._records.begin()
+        return self._records
+
     def notes(self) -> bytes:
         """The bytes of the first PT_NOTEs, up to 1 MiB in all; empty for a source that is no ELF core."""
         found = b""
@@ -93,8 +106,9 @@ class Source:
         if self.core:
             return "elf", total < max(self.core.end, self.size or 0)
         if self.kind == "flattened":
-            tail = self._tail if self.size is None else self._look(self.size - 16, 16)
-            return "flattened", tail != flattened.END_RECORD
+            if self.size is not None:
+                self._records.ahead(self.size, partial(os.pread, self._fd))
+            return "flattened", self._records.state != flattened.ENDED
         if self.size is None:
             return "eof", self._malformed
         return "size", self._malformed or total < self.size
@@ -184,7 +198,6 @@ class Source:
                 break
             done += count
         self._position += done
-        self._tail = (self._tail + bytes(view[max(0, done - 16) : done]))[-16:]
         return done
 
 

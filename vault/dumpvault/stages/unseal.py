@@ -11,53 +11,71 @@ from dumpvault.errors import Forged
 from dumpvault.formats import sealed, seekable
 from dumpvault.model import RegionRecord, Sink, block_count
 
-__all__ = ["block_list", "unseal"]
+__all__ = ["unseal"]
 
 _GROUP = 4  # blocks read at a time: 1 MiB
 
 Get = Callable[[int, int], bytes]
 
 
-def block_list(get: Get, record: RegionRecord, name: str) -> bytes:
-    """The object's list of block digests, checked against its commit. Raises ``Forged``."""
-    digests = get(record.message, 32 * block_count(record.message))
-    sealed.Blocks.check_list(digests, record.blocks, name)
-    return digests
-
-
 def unseal(get: Get, record: RegionRecord, dek: bytes, context: bytes, frame_size: int, name: str, sink: Sink) -> None:
     """Open one region into ``sink``. ``get(offset, length)`` reads the object that ``name`` names. Raises ``Forged``."""
-    blocks = sealed.Blocks(get, block_list(get, record, name), record.message, name)
+    blocks = sealed.Blocks.signed(get, record, name)
     message = sealed.Message(dek, context, blocks)
-    try:
-        frames = (
-            _Raw(record, message.length, sink) if record.codec == "raw" else _Frames(record, message, frame_size, sink)
-        )
-        decryptor = Cobblestone256Decryptor(dek, context)
-        count = block_count(record.message)
-        for first in range(0, count, _GROUP):
-            frames.take(decryptor.update(blocks.blocks(first, min(_GROUP, count - first))))
-        frames.take(decryptor.finalize())
-        frames.finish()
-    except InvalidTag:
-        raise Forged(f"{name}: a chunk fails authentication", "Restore the object from a copy.") from None
-    except seekable.BadStream as error:
-        raise Forged(
-            f"{name}: sealed by a listed key, but not as the format allows: {error}",
-            "Its collector may be faulty or hostile. Other regions are unharmed.",
-        ) from None
+    with seekable.as_allowed(name):
+        try:
+            table = seekable.region_table(message, record, frame_size)
+            records = _Records(record, message, table, sink) if record.kind == "flattened" else None
+            sink = records or sink
+            frames = _Raw(record, sink) if table is None else _Frames(record, table, sink)
+            decryptor = Cobblestone256Decryptor(dek, context)
+            count = block_count(record.message)
+            for first in range(0, count, _GROUP):
+                frames.take(decryptor.update(blocks.blocks(first, min(_GROUP, count - first))))
+            frames.take(decryptor.finalize())
+            frames.finish()
+            if records:
+                records.finish()
+        except InvalidTag:
+            raise Forged(f"{name}: a chunk fails authentication", "Restore the object from a copy.") from None
+
+
+class _Records:
+    """Between the decoder and the sink of a flattened region: its index must be the one that its bytes give."""
+
+    def __init__(
+        self, record: RegionRecord, message: sealed.Message, table: seekable.SeekTable | None, sink: Sink
+    ) -> None:
+        from dumpvault.formats import flattened
+
+        self._index = flattened.Index.of_region(message, record, table)
+        self._seen = flattened.Records.within(record.offset, self._index)
+        self._sink = sink
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        if self._seen:
+            self._seen.feed(data)
+        self._sink.write(offset, data)
+
+    def zeros(self, offset: int, length: int) -> None:
+        if self._seen:
+            self._seen.feed(bytes(length))
+        self._sink.zeros(offset, length)
+
+    def finish(self) -> None:
+        if self._seen and self._seen.index() != self._index:
+            raise seekable.BadStream("its index of records is not that of its bytes")
 
 
 class _Raw:
-    """Codec ``raw``."""
+    """Codec ``raw``; an index may stand behind the region's bytes."""
 
-    def __init__(self, record: RegionRecord, plaintext: int, sink: Sink) -> None:
-        if plaintext != record.length:
-            raise seekable.BadStream(f"it holds {plaintext} bytes where {record.length} must stand")
-        self._at = record.offset
+    def __init__(self, record: RegionRecord, sink: Sink) -> None:
+        self._at, self._end = record.offset, record.end
         self._sink = sink
 
     def take(self, data: bytes) -> None:
+        data = data[: self._end - self._at]
         if data:
             self._sink.write(self._at, data)
             self._at += len(data)
@@ -69,10 +87,8 @@ class _Raw:
 class _Frames:
     """Codec ``zstd``: cuts the stream where the checked seek table says, decodes frame by frame."""
 
-    def __init__(self, record: RegionRecord, message: sealed.Message, frame_size: int, sink: Sink) -> None:
-        size = seekable.SeekTable.size(record.length, frame_size)
-        tail = message.read(message.length - size, size) if size <= message.length else b""
-        self._table = seekable.SeekTable(tail, length=record.length, frame_size=frame_size, stream=message.length)
+    def __init__(self, record: RegionRecord, table: seekable.SeekTable, sink: Sink) -> None:
+        self._table = table
         self._record = record
         self._sink = sink
         self._left = b""

@@ -1,0 +1,67 @@
+"""``dumpvault drgn``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.viewing import view_options, viewed
+from dumpvault.errors import Usage, VaultError
+from dumpvault.flows import drgn
+
+__all__ = ["drgn_command"]
+
+
+@click.command(
+    "drgn",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog=output.epilog(
+        "dumpvault drgn latest",
+        "dumpvault drgn -e 'for task in for_each_task(prog): print(task.comm.string_())' 3f9c",
+        "dumpvault drgn -s vmlinux 3f9c tasks.py --all",
+        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+    ),
+)
+@click.argument("vault", metavar="ID")
+@click.argument("script", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("-e", "code", metavar="CODE", help="Run CODE instead of a script.")
+@click.option(
+    "-s", "--symbols", multiple=True, metavar="FILE", help="Debug symbols: a vmlinux or module. May be repeated."
+)
+@click.option("--no-default-symbols", is_flag=True, help="Load only the symbols that --symbols names.")
+@view_options
+def drgn_command(
+    vault: str,
+    script: str | None,
+    arguments: tuple[str, ...],
+    code: str | None,
+    symbols: tuple[str, ...],
+    no_default_symbols: bool,
+    **how: Any,
+) -> int:
+    """A drgn session on a vault, or SCRIPT; options stand before ID, what follows SCRIPT is its own.
+
+    Memory is opened as drgn reads it: no file, no mount. x86_64, aarch64 and ppc64le. Standard output is the
+    script's, so there is no --json.
+    """
+    if code is not None and script is not None:
+        raise Usage("-e CODE and a SCRIPT both say what to run", "Give one of them.")
+    if script is not None and not os.path.isfile(script):
+        raise Usage(f"{script}: no such script", "Options such as -e and --symbols stand before ID.")
+    with viewed(vault, **how) as view:
+        prog = drgn.program(view.image, symbols, find_symbols=not no_default_symbols)
+        try:
+            drgn.run(prog, script, arguments, code)
+        except VaultError:
+            raise
+        except Exception:  # noqa: BLE001
+            # The script's own, or drgn's: shown as drgn shows it.
+            traceback.print_exc(file=sys.stderr)
+            return 1
+    return 0

@@ -1,0 +1,68 @@
+"""What the commands that read a vault at random share: their options, and a view opened as those say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.flows.listing import find_vault
+from dumpvault.flows.view import View, ViewRequest, open_view
+from dumpvault.stages.swap import keep_out_of_swap
+
+__all__ = ["view_options", "viewed"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def view_options(command: _Command) -> _Command:
+    """``--store``, ``--key``, ``--passphrase-file``, ``--allowed-signers``, ``--partial`` and ``--cache``."""
+    for option in reversed(
+        (
+            store_option,
+            click.option(
+                "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key to use. [default: any of the site's]"
+            ),
+            passphrase_option,
+            click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]"),
+            click.option("--partial", is_flag=True, help="Read a damaged vault as far as it is good."),
+            click.option(
+                "--cache", type=click.IntRange(16, 1 << 20), default=256, show_default=True, metavar="MIB",
+                help="The most memory to keep opened data in.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@contextmanager
+def viewed(
+    vault: str,
+    store: str | None,
+    keys: tuple[str, ...],
+    passphrase_file: str | None,
+    allowed_signers: str | None,
+    partial: bool,
+    cache: int,
+    ahead: int = 0,
+) -> Iterator[View]:
+    """The view of ``vault`` that the options ask for; what is missing from it is told."""
+    site = load_site()
+    trust = load_trust(site, allowed_signers)
+    held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
+    place = site.store(store)
+    for name in keep_out_of_swap():
+        output.say(f"warning: what is opened may reach the swap at {name}; turn it off, or encrypt it")
+    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead)
+    view = open_view(place, request, trust, unlocker(passphrase_file))
+    try:
+        for finding in view.report.findings:
+            output.say(f"note: {finding.message}")
+        yield view
+    finally:
+        view.close()
