@@ -81,16 +81,15 @@ class Sealed:
 
     def without(self, numbers: Iterable[int]) -> Sealed:
         gone = set(numbers)
-        return Sealed(
-            self.data, self.frame_size, [r for i, r in enumerate(self.regions) if i not in gone], self.store
-        )
+        return Sealed(self.data, self.frame_size, [r for i, r in enumerate(self.regions) if i not in gone], self.store)
 
     def lies_in(self, numbers: Iterable[int], offset: int, length: int) -> bool:
         """Whether the source's bytes from ``offset`` touch one of the regions ``numbers``."""
         end = min(offset + length, len(self.data))
-        return any(
-            offset < self.regions[n].record.end and self.regions[n].record.offset < end for n in numbers
-        ) and end > offset
+        return (
+            any(offset < self.regions[n].record.end and self.regions[n].record.offset < end for n in numbers)
+            and end > offset
+        )
 
 
 def seal(data: bytes, cuts: Iterable[int], mode: str = "zstd", frame_size: int = 65536) -> Sealed:

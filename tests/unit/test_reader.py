@@ -71,7 +71,9 @@ def test_gaps_are_incomplete_and_the_rest_stays(data: st.DataObject, source: Sea
     for _ in range(8):
         offset, length = data.draw(places(source)), data.draw(lengths)
         if source.lies_in(gone, offset, length):
-            first = min(max(offset, source.regions[n].record.offset) for n in gone if source.lies_in([n], offset, length))
+            first = min(
+                max(offset, source.regions[n].record.offset) for n in gone if source.lies_in([n], offset, length)
+            )
             with pytest.raises(Incomplete, match=f"byte {first:#x} "):
                 reader.read(offset, length)
         else:
@@ -189,7 +191,9 @@ def forged_chunks_are_never_decrypted() -> int:
 
 def test_no_byte_is_decrypted_before_its_block_matched_the_signed_list(record_proof: Callable[[str], None]) -> None:
     """A chunk re-encrypted under its own key passes AES-GCM and the commitment; only the signed list tells."""
-    record_proof(f"reader: {forged_chunks_are_never_decrypted()} chunks re-encrypted under their own key, none decrypted")
+    record_proof(
+        f"reader: {forged_chunks_are_never_decrypted()} chunks re-encrypted under their own key, none decrypted"
+    )
 
 
 def unchecked(self: sealed_format.Blocks, first: int, data: bytes) -> None:
