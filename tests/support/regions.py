@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def seal(data: bytes, cuts: Iterable[int], mode: str = "zstd", frame_size: int =
         view[: len(piece)] = piece
         return len(piece), []
 
-    for index, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for index, (start, end) in enumerate(itertools.pairwise(edges)):
         upload = _Kept()
         done = sealer.seal(Region(index, start, end - start, "memory"), read, upload, lambda: False)
         assert done is not None

@@ -172,7 +172,7 @@ def forged_chunks_are_never_decrypted() -> int:
     for chunk in range(count):
         before, at = forge(source, 0, chunk)
         length = min(CHUNK + 16, source.regions[0].record.message - at)
-        changed = {b for b in range(at // BLOCK, (at + length - 1) // BLOCK + 1)}
+        changed = set(range(at // BLOCK, (at + length - 1) // BLOCK + 1))
         bad = {
             before[56 + k * (CHUNK + 16) :][: CHUNK + 16]
             for k in range(count)
