@@ -30,10 +30,10 @@ def logged_machine() -> Crashed:
     return crashed
 
 
-def logged_core(pages: int = 512, *, info: bytes | None = None, machine: int = 62) -> bytes:
+def logged_core(pages: int = 512, *, info: bytes | None = None, machine: int = 62, tail: bytes = b"") -> bytes:
     """As ``/proc/vmcore`` lays it out: padded headers, one PT_NOTE, ``pages`` pages of other memory, then the kernel's.
 
-    ``info`` replaces VMCOREINFO; empty leaves it out.
+    ``info`` replaces VMCOREINFO; empty leaves it out. ``tail`` is memory that comes last.
     """
     crashed = logged_machine()
     text = crashed.vmcoreinfo() if info is None else info
@@ -43,6 +43,7 @@ def logged_core(pages: int = 512, *, info: bytes | None = None, machine: int = 6
     runs = [(0, 0x10000000, memory(pages))]
     runs += [(0, n * _PAGE, bytes(data)) for n, data in sorted(crashed.pages.items()) if n not in kernel]
     runs.append((virtual, physical, b"".join(bytes(crashed.pages.get(n, bytes(_PAGE))) for n in kernel)))
+    runs += [(0, 0x40000000, tail)] if tail else []
     table = [(PT_NOTE, 0, 0, 0)] + [(PT_LOAD, 0, 0, 0)] * len(runs)
     at = -(-len(write_headers(table)) // _PAGE) * _PAGE
     segments, body = [(PT_NOTE, at, 0, len(notes))], notes.ljust(-(-len(notes) // _PAGE) * _PAGE, b"\0")
