@@ -64,15 +64,22 @@ def _load_symbols(
         prog.load_debug_info(symbols, default=find_symbols)
     except drgn.MissingDebugInfoError as error:
         why = str(error)
-        if not prog.main_module().wants_debug_file():
+        if not _wants_vmlinux(prog):
             print(f"dumpvault: note: {error}", file=sys.stderr)  # of some modules only
     except OSError as error:
         raise BadInput(f"{error.filename}: {error.strerror}", "Name another file with --symbols.") from None
-    if prog.main_module().wants_debug_file():
+    if _wants_vmlinux(prog):
         raise VaultError(
             f"no debug symbols of kernel {release}: {why}",
             "Name its vmlinux with --symbols FILE (Debian: linux-image-…-dbg; Fedora: kernel-debuginfo).",
         )
+
+
+def _wants_vmlinux(prog: drgn.Program) -> bool:
+    try:
+        return bool(prog.main_module().wants_debug_file())
+    except LookupError:  # nothing that was named is a kernel's
+        return True
 
 
 def _reader(drgn: ModuleType, image: Image, base: int) -> Callable[[int, int, int, bool], bytes]:
