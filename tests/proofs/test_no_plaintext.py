@@ -206,7 +206,7 @@ def press(group: Path, program: str, mib: int) -> None:
     subprocess.run(
         ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', group, sys.executable, "-c", program, str(mib)],
         check=False,
-    ).returncode
+    )
 
 
 def raw(file: Path) -> list[bytes]:
