@@ -40,10 +40,14 @@ class Home:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DUMPVAULT_")}
         return kept | {"DUMPVAULT_HOME": str(self.path), "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
 
-    def run(self, *arguments: object, stdin: bytes | None = None) -> Ran:
-        """The installed command."""
+    def run(self, *arguments: object, stdin: bytes | None = None, env: dict[str, str] | None = None) -> Ran:
+        """The installed command; ``env`` is added to its environment."""
         done = subprocess.run(
-            [str(COMMAND), *map(str, arguments)], env=self.env, input=stdin, capture_output=True, check=False
+            [str(COMMAND), *map(str, arguments)],
+            env=self.env | (env or {}),
+            input=stdin,
+            capture_output=True,
+            check=False,
         )
         return Ran(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
@@ -74,6 +78,18 @@ def make_home(path: Path) -> Home:
         ran = home.call(*arguments)
         assert ran.code == 0, ran.err
     return home
+
+
+def without(package: str, error: str, folder: Path) -> dict[str, str]:
+    """An environment in which importing ``package`` raises ``error``, an expression; ``folder`` is for its use."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {package!r}: raise {error}\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    return {"PYTHONPATH": str(folder)}
 
 
 def seal(home: Home, source: Path, *more: object) -> str:

@@ -1,9 +1,12 @@
-"""Regions by a collector that holds the key and lies inside: every block and chunk is right, the stream is not."""
+"""Regions by a collector that holds the key and lies inside: every block and chunk is right, the stream is not.
+
+Both readers, the sequential and the one at random, refuse the same."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Callable
 
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
@@ -12,9 +15,12 @@ from dumpvault.errors import Forged
 from dumpvault.formats import sealed, seekable
 from dumpvault.formats.seekable import SeekTable, TableWriter
 from dumpvault.model import BLOCK, Codec, RegionRecord
+from dumpvault.stages.reader import Reader
 from dumpvault.stages.unseal import unseal
 from kit import VAULT, Collected, limited, reader
+from support.regions import Held
 
+Open = Callable[[bytes, Codec, int], Collected]
 F = 65536
 DEK = bytes(range(32))
 NAME = "regions/1/3.sealed"
@@ -41,6 +47,28 @@ def open_it(plaintext: bytes, codec: Codec, length: int) -> Collected:
     return sink
 
 
+def open_at_random(plaintext: bytes, codec: Codec, length: int) -> Collected:
+    """The same page by page through ``Reader``, to its end: a page that fails does not keep the next from being read."""
+    data, record, _ = craft(plaintext, codec, length)
+    ranged = Reader(lambda path, o, n: data[o : o + n], [Held(record, DEK)], record.end, F)
+    sink, failure = Collected(4096), None
+    for at in range(record.offset, record.end, 4096):
+        try:
+            page = ranged.read(at, 4096)
+        except Forged as error:
+            failure = failure or error
+            continue
+        assert len(page) == min(4096, record.end - at)
+        if failure is None:
+            sink.write(at, page)
+    if failure:
+        raise failure
+    return sink
+
+
+READERS = pytest.mark.parametrize("open_all", [open_it, open_at_random])
+
+
 def stream(*frames: tuple[bytes, int]) -> bytes:
     """Frames with a table that says of each the size it has and the length it is given here."""
     table = TableWriter()
@@ -59,10 +87,11 @@ HONEST = stream((ZERO, F), (seekable.rle_frame(F, 7), F), (seekable.rle_frame(9,
 LENGTH = 2 * F + 9
 
 
-def test_the_honest_region_opens() -> None:
+@READERS
+def test_the_honest_region_opens(open_all: Open) -> None:
     """What the tests below change opens when it is not changed."""
-    assert open_it(HONEST, "zstd", LENGTH).data == bytes(F) + b"\x07" * F + b"\x01" * 9
-    assert open_it(b"abc", "raw", 3).data == b"abc"
+    assert open_all(HONEST, "zstd", LENGTH).data == bytes(F) + b"\x07" * F + b"\x01" * 9
+    assert open_all(b"abc", "raw", 3).data == b"abc"
 
 
 STORED = seekable.zstd.compress(bytes(range(256)) * 256)
@@ -91,11 +120,12 @@ LIES = {
 }
 
 
+@READERS
 @pytest.mark.parametrize("lie", LIES)
-def test_a_stream_that_is_not_as_the_format_allows_is_refused(lie: str) -> None:
+def test_a_stream_that_is_not_as_the_format_allows_is_refused(lie: str, open_all: Open) -> None:
     """Sealed under the right key with the right digests, but no stream of section 9.1: refused by the object's name."""
     with pytest.raises(Forged, match=r"^regions/1/3\.sealed: sealed by a listed key, but not as the format allows: "):
-        open_it(LIES[lie], "zstd", LENGTH)
+        open_all(LIES[lie], "zstd", LENGTH)
 
 
 def test_moved_boundaries_are_refused() -> None:
@@ -110,14 +140,22 @@ def test_moved_boundaries_are_refused() -> None:
     assert not sink.data
 
 
+@READERS
 @pytest.mark.parametrize("length", [0, 2, 4, 16384])
-def test_a_raw_region_of_another_length_is_refused(length: int) -> None:
+def test_a_raw_region_of_another_length_is_refused(length: int, open_all: Open) -> None:
     """Codec raw: the plaintext is exactly as long as the record says."""
     with pytest.raises(Forged, match=r"^regions/1/3\.sealed: .*it holds"):
-        open_it(bytes(length), "raw", 3)
+        open_all(bytes(length), "raw", 3)
 
 
-def test_many_bombs_are_refused_in_little_memory() -> None:
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "unseal(get, record, dek, context, size, 'x', Collected(4096))",
+        "Reader(lambda path, o, n: get(o, n), [Held(record, dek)], record.end, size).read(4096, size)",
+    ],
+)
+def test_many_bombs_are_refused_in_little_memory(opening: str) -> None:
     """A region of 4096 frames that all declare F and decode to 2 MiB is refused within 400 MB of address space."""
     frames = 4096
     data, record, context = craft(stream(*[(bomb(F), F)] * frames), "zstd", F * frames)
@@ -125,10 +163,13 @@ def test_many_bombs_are_refused_in_little_memory() -> None:
         "from dumpvault.errors import Forged\n"
         "from kit import Collected\n"
         "from dumpvault.model import RegionRecord\n"
+        "from dumpvault.stages.reader import Reader\n"
         "from dumpvault.stages.unseal import unseal\n"
+        "from support.regions import Held\n"
         f"data, dek, context = sys.stdin.buffer.read(), {DEK!r}, {context!r}\n"
-        f"record = {record!r}\n"
-        f"try: unseal(lambda o, n: data[o:o + n], record, dek, context, {F}, 'x', Collected(4096))\n"
+        f"record, size = {record!r}, {F}\n"
+        "get = lambda o, n: data[o:o + n]\n"
+        f"try: {opening}\n"
         "except Forged: raise SystemExit(7)",
         stdin=data,
     )

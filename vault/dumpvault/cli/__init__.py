@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     code = _run(lambda: cli.main(args=words, prog_name="dumpvault", standalone_mode=False), "--json" in words)
     try:
-        sys.stdout.flush()
+        if not sys.stdout.closed:  # a drgn script may close it
+            sys.stdout.flush()
     except BrokenPipeError:
         code = code or 130
     except OSError as error:

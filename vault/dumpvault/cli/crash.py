@@ -32,5 +32,5 @@ def crash_command(vault: str, vmlinux: str, arguments: tuple[str, ...], no_page_
     Ends with crash's exit status. Standard output is crash's, so there is no --json.
     """
     check_crash(vmlinux)
-    with viewed(vault, **how) as view:
+    with viewed(vault, shared=True, **how) as view:
         return run_crash(view, vmlinux, arguments, output.say, page_cache=not no_page_cache)

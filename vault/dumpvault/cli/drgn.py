@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import traceback
 from typing import Any
@@ -15,6 +16,8 @@ from dumpvault.errors import Usage, VaultError
 from dumpvault.flows import drgn
 
 __all__ = ["drgn_command"]
+
+_OURS = (__file__, drgn.__file__, runpy.__file__, "<frozen runpy>")
 
 
 @click.command(
@@ -58,10 +61,13 @@ def drgn_command(
         prog = drgn.program(view.image, symbols, find_symbols=not no_default_symbols)
         try:
             drgn.run(prog, script, arguments, code)
-        except VaultError:
+        except (VaultError, BrokenPipeError):
             raise
-        except Exception:  # noqa: BLE001
-            # The script's own, or drgn's: shown as drgn shows it.
-            traceback.print_exc(file=sys.stderr)
+        except Exception as error:  # noqa: BLE001
+            # The script's own, or drgn's: shown from its own code on.
+            frames = error.__traceback__
+            while frames and frames.tb_frame.f_code.co_filename in _OURS:
+                frames = frames.tb_next
+            traceback.print_exception(error.with_traceback(frames), file=sys.stderr)
             return 1
     return 0

@@ -47,7 +47,7 @@ def mount_command(vault: str, directory: str, no_page_cache: bool, as_json: bool
     error, never zeros.
     """
     check_mount_point(directory)
-    with viewed(vault, ahead=os.cpu_count() or 1, **how) as view:
+    with viewed(vault, ahead=os.cpu_count() or 1, shared=True, **how) as view:
         where = os.path.abspath(directory)
 
         def ready(names: list[str]) -> None:

@@ -50,14 +50,19 @@ def viewed(
     partial: bool,
     cache: int,
     ahead: int = 0,
+    shared: bool = False,
 ) -> Iterator[View]:
-    """The view of ``vault`` that the options ask for; what is missing from it is told."""
+    """The view of ``vault`` that the options ask for; what is missing from it is told.
+
+    ``shared`` says that other programs will be given what is opened.
+    """
     site = load_site()
     trust = load_trust(site, allowed_signers)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
-    for name in keep_out_of_swap():
-        output.say(f"warning: what is opened may reach the swap at {name}; turn it off, or encrypt it")
+    for name in keep_out_of_swap(shared=shared):
+        whose = "what other programs read here" if shared else "what is opened"
+        output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
     request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead)
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:

@@ -55,11 +55,13 @@ def run_crash(
                 raise VaultError(f"{place}: could not be mounted", "The reason stands above.")
         # Ctrl-C belongs to crash, which goes on after it; a handler, unlike SIG_IGN, is not inherited.
         before = signal.signal(signal.SIGINT, lambda *_: None)
+        hangup = signal.signal(signal.SIGHUP, signal.default_int_handler)
         try:
             command = [crash, *arguments, vmlinux, os.path.join(place, name)]
             return subprocess.run(command, check=False).returncode  # noqa: S603
         finally:
             signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGHUP, hangup)
     finally:
         with suppress(ProcessLookupError):
             os.kill(server, signal.SIGTERM)
@@ -79,6 +81,7 @@ def _serve(view: View, place: str, warn: Callable[[str], None], page_cache: bool
         code = 0
     except VaultError as error:
         warn(error.message)
+        warn(error.hint)
     finally:
         os._exit(code)
 

@@ -6,6 +6,7 @@ virtual segments, which would be refused earlier.
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from collections.abc import Callable, Sequence
@@ -37,30 +38,48 @@ def program(image: Image, symbols: Sequence[str] = (), *, find_symbols: bool = T
         )
     if not image.vmcoreinfo:
         raise BadInput("the dump has no VMCOREINFO, which drgn needs", "Mount the vault, or open it, and use crash.")
-    prog = drgn.Program(drgn.Platform(drgn.Architecture[name]), vmcoreinfo=image.vmcoreinfo)
-    for segment in image.segments:
-        prog.add_memory_segment(segment.physical, segment.length, _reader(drgn, image, segment.physical), True)
     try:
+        prog = drgn.Program(drgn.Platform(drgn.Architecture[name]), vmcoreinfo=image.vmcoreinfo)
+        for segment in image.segments:
+            prog.add_memory_segment(segment.physical, segment.length, _reader(drgn, image, segment.physical), True)
         prog.set_linux_kernel_custom(image.vmcoreinfo, False)
         for segment in image.segments:
             if segment.virtual is not None:
                 prog.add_memory_segment(segment.virtual, segment.length, _reader(drgn, image, segment.physical))
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, drgn.BadDataError) as error:
         raise BadInput(f"drgn does not take the dump's VMCOREINFO: {error}", "Open it and use crash.") from None
+    if symbols or find_symbols:
+        _load_symbols(drgn, prog, symbols, find_symbols, image.release)
+    return prog
+
+
+def _load_symbols(
+    drgn: ModuleType, prog: drgn.Program, symbols: Sequence[str], find_symbols: bool, release: str | None
+) -> None:
+    for path in symbols:
+        if not os.path.isfile(path) or not os.access(path, os.R_OK):  # drgn would go on without it
+            raise BadInput(f"{path}: no file that can be read", "Name another file with --symbols.")
+    why = "none of the files named is its vmlinux"
     try:
-        if symbols or find_symbols:
-            prog.load_debug_info(symbols, default=find_symbols)
+        prog.load_debug_info(symbols, default=find_symbols)
     except drgn.MissingDebugInfoError as error:
-        if not prog.main_module().wants_debug_file():
+        why = str(error)
+        if not _wants_vmlinux(prog):
             print(f"dumpvault: note: {error}", file=sys.stderr)  # of some modules only
-        else:
-            raise VaultError(
-                f"no debug symbols of kernel {image.release}: {error}",
-                "Name its vmlinux with --symbols FILE (Debian: linux-image-…-dbg; Fedora: kernel-debuginfo).",
-            ) from None
     except OSError as error:
         raise BadInput(f"{error.filename}: {error.strerror}", "Name another file with --symbols.") from None
-    return prog
+    if _wants_vmlinux(prog):
+        raise VaultError(
+            f"no debug symbols of kernel {release}: {why}",
+            "Name its vmlinux with --symbols FILE (Debian: linux-image-…-dbg; Fedora: kernel-debuginfo).",
+        )
+
+
+def _wants_vmlinux(prog: drgn.Program) -> bool:
+    try:
+        return bool(prog.main_module().wants_debug_file())
+    except LookupError:  # nothing that was named is a kernel's
+        return True
 
 
 def _reader(drgn: ModuleType, image: Image, base: int) -> Callable[[int, int, int, bool], bytes]:
@@ -74,7 +93,7 @@ def _reader(drgn: ModuleType, image: Image, base: int) -> Callable[[int, int, in
 
 
 def run(prog: drgn.Program, script: str | None, arguments: Sequence[str], code: str | None) -> None:
-    """Run a script, or ``code``, or else a session on the terminal, as the ``drgn`` command does.
+    """Run a script, or ``code``, or else a session on the terminal or what comes from a pipe, as the ``drgn`` command does.
 
     What the script raises is its own: it passes through.
     """
@@ -82,14 +101,18 @@ def run(prog: drgn.Program, script: str | None, arguments: Sequence[str], code: 
     from drgn.cli import default_globals, run_interactive
 
     if script is None and code is None:
-        run_interactive(prog)
-        return
+        if sys.stdin.isatty():
+            run_interactive(prog)
+            return
+        code = sys.stdin.read()
     drgn.set_default_prog(prog)
     if script is not None:
         sys.argv = [script, *arguments]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(script)))
         runpy.run_path(script, init_globals={"prog": prog}, run_name="__main__")
     else:
         sys.argv = ["-e", *arguments]
+        sys.path.insert(0, "")
         names: dict[str, Any] = default_globals(prog)
         exec(str(code), names)  # noqa: S102
 

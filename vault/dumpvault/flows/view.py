@@ -13,7 +13,7 @@ from dumpvault.formats import elf
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.available import AvailableCore
 from dumpvault.formats.flattened import Reassembled
-from dumpvault.formats.image import Image, open_image
+from dumpvault.formats.image import Absent, Image, open_image
 from dumpvault.formats.printk import Record, format_record, kernel_log
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Store
@@ -90,7 +90,15 @@ class View:
 
     def kernel_log(self, warn: Warn) -> Iterator[Record]:
         """The kernel log's records; raises ``VaultError`` where there are none to be read."""
-        return kernel_log(self.image, warn)
+        try:
+            yield from kernel_log(self.image, warn)
+        except Absent as error:
+            if self.missing is None:
+                raise
+            raise Incomplete(
+                f"what finds the kernel log is not there: physical address {error.address:#x}",
+                f"The vault is incomplete ({self.missing.message}). What it has can be mounted.",
+            ) from None
 
     def kernel_log_lines(self, warn: Warn) -> Iterator[bytes]:
         """The same as lines, as ``dmesg`` prints them."""

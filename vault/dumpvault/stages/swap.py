@@ -11,8 +11,10 @@ __all__ = ["keep_out_of_swap"]
 _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4  # mlockall(2)
 
 
-def keep_out_of_swap() -> list[str]:
+def keep_out_of_swap(*, shared: bool = False) -> list[str]:
     """Lock all that this process has and will map, as it is touched; returns the swaps that it may reach all the same.
+
+    ``shared`` says that other programs are given what is opened: their memory is not locked, so swaps are named for them.
 
     Without the right to lock any amount of memory nothing is locked: a limit reached later would end the program.
     Swap that stays in memory (zram) or that device-mapper encrypts with a key of this boot is not told apart from other
@@ -20,7 +22,7 @@ def keep_out_of_swap() -> list[str]:
     """
     if _may_lock():
         libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0:
+        if libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0 and not shared:
             return []
     try:
         with open("/proc/swaps", encoding="utf-8", errors="replace") as file:
