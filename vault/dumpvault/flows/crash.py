@@ -66,7 +66,6 @@ def run_crash(
         with suppress(ProcessLookupError):
             os.kill(server, signal.SIGTERM)
         os.waitpid(server, 0)
-        os.rmdir(place)
 
 
 def _serve(view: View, place: str, warn: Callable[[str], None], page_cache: bool, ready: int, told: int) -> None:
@@ -83,6 +82,8 @@ def _serve(view: View, place: str, warn: Callable[[str], None], page_cache: bool
         warn(error.message)
         warn(error.hint)
     finally:
+        with suppress(OSError):
+            os.rmdir(place)  # here, for the parent may have been killed
         os._exit(code)
 
 
