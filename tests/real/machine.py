@@ -167,7 +167,7 @@ def _prepare(machine: Machine, layout: Layout, site: Path, folder: Path, host: s
         drives.append(_drive(folder / "root.ext4", "readonly=on"))
         crash_trees = [platform.small]
     else:
-        crash_trees = [platform.small, collector_root(platform)]
+        crash_trees = [platform.small, collector_root(platform, site, host)]
     first = folder / "tree"
     first.mkdir()
     (first / "initrd").write_bytes(archive(*crash_trees, name, site, compress=True))

@@ -72,6 +72,7 @@ def _own_paths(python: str) -> list[str]:
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     bare = set(done.stdout.splitlines())
+    bare.add(os.path.dirname(os.path.realpath(sys.argv[0])))  # of the command's script, which holds no modules
     paths = [path for path in sys.path if os.path.isdir(path) and path not in bare]
     if any(set(path) & set("'\"\\ \n") for path in paths):
         raise BadInput(f"a Python path cannot be written into a script: {paths}", "Install dumpvault elsewhere.")
