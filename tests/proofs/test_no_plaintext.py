@@ -221,7 +221,8 @@ def raw(file: Path) -> list[bytes]:
 def test_no_plaintext_in_swap(bench: Bench, swap: tuple[Path, Path], record_proof: Callable[[str], None]) -> None:
     """mount, drgn and dmesg hold opened memory while everything else of their group is swapped out; theirs is not."""
     file, group = swap
-    hog = f"{JOIN}{sys.executable} -c '{PRESS}' 130"
+    # The group may have no room for all of it beside what is locked; then the kernel ends what presses.
+    hog = f"{{ {JOIN}{sys.executable} -c '{PRESS}' 130 || true; }}"
     mounted = MOUNT.format(
         join=JOIN, options="--cache 16", inside=f"{hog}; for name in m/*; do cat $name > /dev/null; done; {hog}"
     )
@@ -231,7 +232,7 @@ def test_no_plaintext_in_swap(bench: Bench, swap: tuple[Path, Path], record_proo
     script.write_text(
         "import subprocess, sys\n"
         "held = prog.read(0x10000000, 16 << 20, True)\n"
-        f"subprocess.run([sys.executable, '-c', {PRESS!r}, '130'], check=True)\n"
+        f"subprocess.run([sys.executable, '-c', {PRESS!r}, '130'])\n"
     )
     found += bench.found_after(
         f'{JOIN}dumpvault drgn --no-default-symbols "$VAULT" hold.py; {JOIN}dumpvault dmesg "$VAULT"; {hog}',
