@@ -1,23 +1,26 @@
-"""What an analyst is shown of a vault: read-only files over decrypting reads. Nothing here writes plaintext anywhere."""
+"""What an analyst is shown of a vault: read-only files over decrypting reads. Nothing here writes plaintext anywhere.
+
+Containers are imported when a dump is in one: most are not, and a session should start at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Incomplete, VaultError
 from dumpvault.flows.unlocking import Unlock, unlock_vault
 from dumpvault.flows.verify import Report
-from dumpvault.formats import elf
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.available import AvailableCore
-from dumpvault.formats.flattened import Reassembled
 from dumpvault.formats.image import Absent, Image, open_image
-from dumpvault.formats.printk import Record, format_record, kernel_log
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Store
 from dumpvault.stages.reader import CACHE, Reader
+
+if TYPE_CHECKING:
+    from dumpvault.formats.printk import Record
 
 __all__ = ["View", "ViewRequest", "VirtualFile", "open_view"]
 
@@ -67,10 +70,15 @@ class View:
         """
         kind = self.report.examiner.header.source.kind
         if kind == "flattened":
+            from dumpvault.formats.flattened import Reassembled
+
             whole = Reassembled(self.reader.indexes(), self.reader.read)
             return VirtualFile(whole.size, whole.read)
         if self.missing is None or kind != "elf":
             return self.source
+        from dumpvault.formats import elf
+        from dumpvault.formats.available import AvailableCore
+
         try:
             core = AvailableCore(self.source.read, self.reader.available)
         except elf.MalformedElf as error:
@@ -90,6 +98,8 @@ class View:
 
     def kernel_log(self, warn: Warn) -> Iterator[Record]:
         """The kernel log's records; raises ``VaultError`` where there are none to be read."""
+        from dumpvault.formats.printk import kernel_log
+
         try:
             yield from kernel_log(self.image, warn)
         except Absent as error:
@@ -102,6 +112,8 @@ class View:
 
     def kernel_log_lines(self, warn: Warn) -> Iterator[bytes]:
         """The same as lines, as ``dmesg`` prints them."""
+        from dumpvault.formats.printk import format_record
+
         return map(format_record, self.kernel_log(warn))
 
     def files(self, warn: Warn) -> dict[str, VirtualFile]:

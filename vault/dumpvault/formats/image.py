@@ -13,8 +13,7 @@ from heapq import heappop, heappush
 from itertools import pairwise
 
 from dumpvault.errors import BadInput
-from dumpvault.formats import elf, kdump_compressed, vmcoreinfo
-from dumpvault.formats.flattened import is_flattened
+from dumpvault.formats import elf, vmcoreinfo
 from dumpvault.formats.memory import Absent, Image, Memory, Read, Segment
 
 __all__ = ["Absent", "Image", "Memory", "Read", "Segment", "open_image"]
@@ -28,12 +27,14 @@ def open_image(read: Read, size: int) -> Image:
     Raises ``BadInput`` for anything but an ELF core or a kdump-compressed dump, with what to do about it.
     """
     start = read(0, 24)
-    if is_flattened(start):
+    if start.startswith(b"makedumpfile\0"):
         raise BadInput(
             "this is a flattened stream, not a dump that can be read at random",
             "Read it through its record index, or put it together with makedumpfile -R.",
         )
-    if start[:8] == kdump_compressed.SIGNATURE:
+    if start.startswith(b"KDUMP   "):
+        from dumpvault.formats import kdump_compressed
+
         return kdump_compressed.open_image(read, size)
     try:
         core = elf.parse(read)

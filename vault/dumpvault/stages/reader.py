@@ -13,12 +13,15 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from dumpvault.errors import Incomplete, VaultError
-from dumpvault.formats import flattened, sealed, seekable
+from dumpvault.formats import sealed, seekable
 from dumpvault.model import BLOCK, CHUNK, RegionRecord
 from dumpvault.ranges import Ranges
+
+if TYPE_CHECKING:
+    from dumpvault.formats import flattened
 
 __all__ = ["CACHE", "Cache", "Openable", "Reader"]
 
@@ -239,6 +242,8 @@ class _Region:
 
     def index(self) -> flattened.Index:
         """Of a region of kind ``flattened``, the records in it."""
+        from dumpvault.formats import flattened
+
         with seekable.as_allowed(self._name):
             return flattened.Index.of_region(self._message, self._record, self._table)
 
