@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dumpvault.errors import BadInput, StoreFailed
 from dumpvault.formats.policy import Policy
 from dumpvault.model import Store
+from dumpvault.stages.onetime import OneTimeKeys
 from dumpvault.stages.store import open_store
 from dumpvault.stages.trust import TrustDirectory, read_text
 
@@ -75,6 +76,11 @@ class Site:
     @property
     def trust(self) -> TrustDirectory:
         return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"))
+
+    @property
+    def onetime(self) -> OneTimeKeys:
+        """The one-time keys of the requests that this home has open."""
+        return OneTimeKeys(os.path.join(self.home, "private", "requests"))
 
     def store(self, url: str | None = None, *, create: bool = False) -> Store:
         return open_store(url or self.store_url, create=create)
