@@ -77,8 +77,9 @@ def is_base64(text: str) -> bool:
         return False
 
 
-# A shape is an object with just these fields (one whose name ends in ? may be absent), an array [of, least, most], (shape, None) for what may be null, a tuple
-# of choices, a type, a pattern, a test of a string, or a literal. All integers are numbers of section 1: see `load`.
+# A shape is an object with just these fields (one whose name ends in ? may be absent), an array [of, least, most],
+# (shape, None) for what may be null, a tuple of choices, a type, a pattern, a test of a string, or a literal. All integers
+# are numbers of section 1: see `load`.
 # fmt: off
 MIB, MANY = 2**20, 2**31
 ID, DIGEST, QUANTITY, TIME, NAME = map(re.compile, (

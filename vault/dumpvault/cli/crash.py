@@ -9,6 +9,7 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.viewing import view_options, viewed
 from dumpvault.flows.crash import check_crash, run_crash
+from dumpvault.flows.mount import check_fuse
 
 __all__ = ["crash_command"]
 
@@ -32,5 +33,6 @@ def crash_command(vault: str, vmlinux: str, arguments: tuple[str, ...], no_page_
     Ends with crash's exit status. Standard output is crash's, so there is no --json.
     """
     check_crash(vmlinux)
+    check_fuse()
     with viewed(vault, **how) as view:
         return run_crash(view, vmlinux, arguments, output.say, page_cache=not no_page_cache)

@@ -54,6 +54,7 @@ def drgn_command(
         raise Usage("-e CODE and a SCRIPT both say what to run", "Give one of them.")
     if script is not None and not os.path.isfile(script):
         raise Usage(f"{script}: no such script", "Options such as -e and --symbols stand before ID.")
+    drgn.check_drgn()
     with viewed(vault, **how) as view:
         prog = drgn.program(view.image, symbols, find_symbols=not no_default_symbols)
         try:

@@ -10,7 +10,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.viewing import view_options, viewed
-from dumpvault.flows.mount import check_mount_point, mount
+from dumpvault.flows.mount import check_fuse, check_mount_point, mount
 
 __all__ = ["mount_command"]
 
@@ -47,6 +47,7 @@ def mount_command(vault: str, directory: str, no_page_cache: bool, as_json: bool
     error, never zeros.
     """
     check_mount_point(directory)
+    check_fuse()
     with viewed(vault, ahead=os.cpu_count() or 1, **how) as view:
         where = os.path.abspath(directory)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
@@ -138,13 +138,13 @@ def _check_custodians(answers: Sequence[_Answer], header: Header) -> None:
 
 def _open(report: Report, onetime: OneTimeKeys, answers: Sequence[_Answer]) -> dict[int, bytes]:
     examiner = report.examiner
-    opened = {answer.approval.custodian: _shares(answer, examiner.header, onetime) for answer in answers}
+    opened = [(answer, _shares(answer, examiner.header, onetime)) for answer in answers]
     keks = {}
     for attempt, bag in report.keybags.items():
         commitments = examiner.attempts[attempt][0].shares
         assert commitments is not None
-        shares: Mapping[str, bytes] = {custodian: shares[attempt] for custodian, shares in opened.items()}
-        keks[attempt] = combine_shares(bag, shares, examiner.header, commitments)
+        parts = {answer.approval.custodian: (answer.name, shares[attempt]) for answer, shares in opened}
+        keks[attempt] = combine_shares(bag, parts, examiner.header, commitments)
     return keks
 
 

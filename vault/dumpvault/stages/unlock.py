@@ -57,15 +57,17 @@ def unlock_share(bag: Keybag, key: PrivateKey, header: Header, header_digest: st
     return share
 
 
-def combine_shares(bag: Keybag, shares: Mapping[str, bytes], header: Header, commitments: Commitments) -> bytes:
-    """KEK of the keybag's attempt from the shares of a quorum, by recipient digest.
+def combine_shares(
+    bag: Keybag, shares: Mapping[str, tuple[str, bytes]], header: Header, commitments: Commitments
+) -> bytes:
+    """KEK of the keybag's attempt from the shares of a quorum: by recipient digest, where each came from and its bytes.
 
     Raises ``Forged`` naming the custodian whose share is not the one that was committed to.
     """
     name = keybag_path(bag.attempt)
     components: dict[int, bytes] = {}
-    for custodian, share in shares.items():
-        components |= _components(bag, custodian, share, header, commitments, name)
+    for custodian, (where, share) in shares.items():
+        components |= _components(bag, custodian, share, header, commitments, where)
     assert header.quorum is not None
     vk = combine(components, header.quorum, len(bag.entries))
     if not commitments.holds_vault_key(vk, bag.vault, bag.attempt):
