@@ -13,6 +13,8 @@ import pytest
 from dumpvault import errors
 from dumpvault.cli import _COMMANDS
 from support.command import Home
+from support.crashed import crash, elf_core
+from support.printk_writer import LocklessWriter, Message
 from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,30 @@ def test_tutorial_pasted_line_by_line(tmp_path: Path) -> None:
         "bit for bit",
         "exit code 10",
         "no file was made",
+    ):
+        assert words in told, f"{words!r} not in\n{told}"
+
+
+def test_two_person_story_pasted(tmp_path: Path) -> None:
+    """The how-to, line by line: custodians' homes never see each other's, and what must be refused is."""
+    lines = "".join(blocks((ROOT / "docs/how-to/two-person.md").read_text(), "sh"))
+    writer = LocklessWriter(5, 10)
+    writer.log(Message(b"Kernel panic - not syncing: two-person", 1_000_000_000))
+    (tmp_path / "vmcore").write_bytes(elf_core(crash(writer.structures())))
+    env = {k: v for k, v in Home(tmp_path).env.items() if k != "DUMPVAULT_HOME"} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-e"], input=lines, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    assert done.stdout.count("Kernel panic - not syncing: two-person") == 1
+    for words in (
+        "any 2 of 3",
+        "exit code 12: nobody has approved",
+        "exit code 12: one custodian alone",
+        "exit code 12: used already",
+        "why:        db1 panicked twice this week",
+        "bit for bit",
     ):
         assert words in told, f"{words!r} not in\n{told}"
 
