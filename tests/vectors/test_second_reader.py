@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
 
-from dumpvault.flows.combining import Approvals, combine
+from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.verify import verify
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.kem import SUITES
@@ -342,4 +342,6 @@ def test_dumpvault_opens_the_vector_by_its_approvals(tmp_path: Path) -> None:
     store = open_store(str(SHARED / "store"))
     report = verify(store, about(SHARED)["vault"], trust, moment=moment)
     assert report.verdict == "intact"
-    assert set(combine(report, Approvals(list(whole.approvals.items()), onetime))) == {1}
+    agreement = agree(report, Approvals(list(whole.approvals.items()), onetime))
+    assert (agreement.custodians, agreement.request.reason) == (("alice", "bob"), "a vector")
+    assert set(agreement.open()) == {1}

@@ -16,7 +16,7 @@ from dumpvault.formats.request import Approval, Request, share_info
 from dumpvault.stages.onetime import OneTimeKeys
 from dumpvault.stages.unlock import combine_shares, custodian_name
 
-__all__ = ["Approvals", "combine"]
+__all__ = ["Agreement", "Approvals", "agree"]
 
 _ASK = "Ask the custodians with 'dumpvault request ID --reason WHY', and give what they answer with --approvals."
 
@@ -39,11 +39,38 @@ class _Answer:
     custodian: str
 
 
-def combine(report: Report, approvals: Approvals | None) -> dict[int, bytes]:
-    """KEK of each attempt that holds regions. The request is used up when this returns.
+class Agreement:
+    """As many approvals as the quorum asks for, each good, all of one request that is still open."""
 
-    ``report`` is of a vault under dual control. Raises ``NoKey`` for what is missing, expired or used, ``PolicyRefused``
-    for what was approved for something else, ``Forged`` for what is not genuine, each naming the file or the custodian.
+    def __init__(self, report: Report, onetime: OneTimeKeys, request: Request, answers: Sequence[_Answer]) -> None:
+        self._report = report
+        self._onetime = onetime
+        self._answers = answers
+        #: Who asked, why, and where that is recorded.
+        self.request = request
+        #: The names of those who approved.
+        self.custodians = tuple(answer.custodian for answer in answers)
+
+    def open(self) -> dict[int, bytes]:
+        """KEK of each attempt that holds regions. The request is used up when this returns. Raises ``Forged`` or ``NoKey``."""
+        examiner = self._report.examiner
+        opened = [(answer, _shares(answer, examiner.header, self._onetime)) for answer in self._answers]
+        keks = {}
+        for attempt, bag in self._report.keybags.items():
+            commitments = examiner.attempts[attempt][0].shares
+            assert commitments is not None
+            parts = {answer.approval.custodian: (answer.name, shares[attempt]) for answer, shares in opened}
+            keks[attempt] = combine_shares(bag, parts, examiner.header, commitments)
+        if not self._onetime.use_up(self._answers[0].approval.request):
+            _gone(self._answers[0].name)
+        return keks
+
+
+def agree(report: Report, approvals: Approvals | None) -> Agreement:
+    """What custodians agreed to of the vault that ``report`` is of. No key is touched and nothing is used up.
+
+    Raises ``NoKey`` for what is missing, expired or used, ``PolicyRefused`` for what was approved for something else,
+    ``Forged`` for what is not genuine, each naming the file or the custodian.
     """
     header, moment = report.examiner.header, report.moment
     if approvals is None or not approvals.files:
@@ -57,10 +84,7 @@ def combine(report: Report, approvals: Approvals | None) -> dict[int, bytes]:
     for answer in answers:
         _check(answer, request, moment)
     _check_custodians(answers, header)
-    keks = _open(report, approvals.onetime, answers)
-    if not approvals.onetime.use_up(digest):
-        _gone(answers[0].name)
-    return keks
+    return Agreement(report, approvals.onetime, request, answers)
 
 
 def _read(report: Report, name: str, data: bytes) -> _Answer:
@@ -134,18 +158,6 @@ def _check_custodians(answers: Sequence[_Answer], header: Header) -> None:
     assert header.quorum is not None
     if len(seen) < header.quorum:
         _too_few(header, [answer.custodian for answer in answers])
-
-
-def _open(report: Report, onetime: OneTimeKeys, answers: Sequence[_Answer]) -> dict[int, bytes]:
-    examiner = report.examiner
-    opened = [(answer, _shares(answer, examiner.header, onetime)) for answer in answers]
-    keks = {}
-    for attempt, bag in report.keybags.items():
-        commitments = examiner.attempts[attempt][0].shares
-        assert commitments is not None
-        parts = {answer.approval.custodian: (answer.name, shares[attempt]) for answer, shares in opened}
-        keks[attempt] = combine_shares(bag, parts, examiner.header, commitments)
-    return keks
 
 
 def _shares(answer: _Answer, header: Header, onetime: OneTimeKeys) -> dict[int, bytes]:

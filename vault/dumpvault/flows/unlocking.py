@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dumpvault.errors import Forged, Incomplete, Usage
-from dumpvault.flows.combining import Approvals, combine
+from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -78,7 +78,7 @@ def unlock_vault(
     accept(report)
     examiner = report.examiner
     if examiner.header.quorum is not None:
-        keks = combine(report, approvals)
+        keks = agree(report, approvals).open()
     elif approvals:
         raise Usage(
             f"vault {vault} is not under dual control, so approvals do not open it", "A recipient's key alone does."
