@@ -519,9 +519,28 @@ def test_captures_that_are_refused(sites: Sites, source: Path, options: tuple[st
     ran = sites.call("db1", "capture", source, *options, "--signer", "collector")
     assert ran.code == (12 if "nobody" in options[1] else 2), ran.err
     if "twin" in options[1]:
-        assert "custodians alice and twin have the same key" in ran.err
+        assert "quorum: custodians alice and twin have the same key" in ran.err
     assert sorted(os.listdir(sites.store / "vaults")) == before
     (keys / "twin.pub").unlink()
+
+
+def test_the_configuration_names_the_quorum(sites: Sites, source: Path, tmp_path: Path) -> None:
+    """Without flags a host captures for its custodians; a flag overrides, and both in one file are refused."""
+    home = Home(shutil.copytree(sites.path / "db1", tmp_path / "db1"))
+    config = home.path / "config.toml"
+    config.write_text('quorum = "2of2:alice,bob"\n')
+    ran = home.call("capture", source, "--signer", "collector")
+    assert ran.code == 0, ran.err
+    assert home.call("info", ran.out.strip(), "--json").json["quorum"] == "any 2 of 2"
+    checks = home.call("doctor", "--json").json["checks"]
+    told = {check["name"]: check["found"] for check in checks}
+    assert told["recipients"] == "any 2 of alice (x25519), bob (x25519)"
+    ran = home.call("capture", source, "--signer", "collector", "--quorum", "3of3:alice,bob,carol")
+    assert home.call("info", ran.out.strip(), "--json").json["quorum"] == "any 3 of 3"
+    config.write_text('quorum = "2of2:alice,bob"\nrecipients = ["x"]\n')
+    refused(home.call("capture", source), 1, "'quorum' and 'recipients' exclude each other")
+    config.write_text('quorum = "1of2:alice,bob"\n')
+    refused(home.call("capture", source, "--signer", "collector"), 2, "quorum: 1 of 2 is no dual control")
 
 
 # --- a collector that does not do as it should ----------------------------------------------------------------------

@@ -31,6 +31,7 @@ from dumpvault.flows.site import Site, init_site
 from dumpvault.flows.verify import verify
 from dumpvault.formats import elf
 from dumpvault.formats.sshkey import SigningKey
+from dumpvault.stages.onetime import OneTimeKeys
 
 HERE = Path(__file__).parent
 
@@ -171,7 +172,7 @@ def make_shared(name: str, source: bytes) -> None:
         store, trust = site.store(), site.trust.allowed_signers()
         report = verify(store, result.vault, trust, bodies=False)
         signer = SigningKey(site.trust.private_key("analyst").secret)
-        asked = make_request(report, signer, site.onetime, "a vector", "VEC-1", timedelta(days=1))
+        asked = make_request(report, signer, OneTimeKeys(site.requests), "a vector", "VEC-1", timedelta(days=1))
         (folder / "request.json").write_bytes(asked.data)
         for path in Path(work, "private/requests", asked.digest).glob("*.key"):
             shutil.copy(path, folder / "onetime" / path.name)

@@ -7,7 +7,8 @@ import sys
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, read_small, store_option, unlocker
+from dumpvault.cli.approvals import read_envelope
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import PolicyRefused, Usage
 from dumpvault.flows.approving import Asked, approve, read_asked
 from dumpvault.flows.requesting import parse_duration
@@ -58,7 +59,7 @@ def approve_command(
     lasting = parse_duration(valid, "--valid") if valid else None
     site = load_site()
     trust = load_trust(site, allowed_signers)
-    asked = read_asked(site.store(store), read_small(request, "a request"), request, trust)
+    asked = read_asked(site.store(store), read_envelope(request, "a request"), request, trust)
     header = asked.report.examiner.header
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     choose_key(header, held)

@@ -5,15 +5,8 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import (
-    approvals_option,
-    load_approvals,
-    load_site,
-    load_trust,
-    passphrase_option,
-    store_option,
-    unlocker,
-)
+from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall

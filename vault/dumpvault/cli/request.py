@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.approvals import onetime_keys
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.requesting import check_asked, make_request, parse_duration, sweep
@@ -62,13 +63,14 @@ def request_command(
         raise report.findings[0]
     header = report.examiner.header
     key = signer_with_role(site, trust, "request", header.host, signer, unlocker(passphrase_file))
-    sweep(site.onetime)
+    onetime = onetime_keys(site)
+    sweep(onetime)
     write = output.new_file(path)
-    made = make_request(report, key, site.onetime, reason, ticket, lasting)
+    made = make_request(report, key, onetime, reason, ticket, lasting)
     try:
         name = write(f"request-{made.digest[:12]}.json", made.data)
     except BaseException:
-        site.onetime.use_up(made.digest)
+        onetime.use_up(made.digest)
         raise
     request = made.request
     for finding in report.findings:

@@ -5,31 +5,25 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from dumpvault.cli import output
-from dumpvault.errors import BadInput, NoKey
+from dumpvault.errors import NoKey
 from dumpvault.flows.site import Site, init_site
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 
 __all__ = [
-    "approvals_option",
     "init_command",
-    "load_approvals",
     "load_site",
     "load_trust",
     "passphrase_option",
     "read_passphrase",
-    "read_small",
     "store_option",
     "unlocker",
 ]
-
-if TYPE_CHECKING:
-    from dumpvault.flows.combining import Approvals
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -55,36 +49,6 @@ def passphrase_option(command: _Command) -> _Command:
     return click.option(
         "--passphrase-file", metavar="FILE", help="Read the passphrase from FILE (its first line) instead of asking."
     )(command)
-
-
-def approvals_option(command: _Command) -> _Command:
-    return click.option(
-        "--approvals",
-        multiple=True,
-        metavar="FILE",
-        help="A custodian's approval, under dual control. May be repeated.",
-    )(command)
-
-
-def load_approvals(site: Site, paths: tuple[str, ...]) -> Approvals | None:
-    """The files that ``--approvals`` names, beside the requests that they may answer."""
-    if not paths:
-        return None
-    from dumpvault.flows.combining import Approvals
-
-    return Approvals([(path, read_small(path, "an approval")) for path in paths], site.onetime)
-
-
-def read_small(path: str, what: str) -> bytes:
-    """A file of one signed envelope; ``-`` is standard input. Raises ``BadInput``."""
-    try:
-        with click.open_file(path, "rb") as file:
-            data: bytes = file.read((1 << 20) + 1)
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", f"It should hold {what}.") from None
-    if len(data) > 1 << 20:
-        raise BadInput(f"{path}: too large for {what}", "At most 1 MiB.")
-    return data
 
 
 def read_passphrase(path: str | None, prompt: str, *, confirm: bool = False) -> bytes:

@@ -9,15 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import (
-    approvals_option,
-    load_approvals,
-    load_site,
-    load_trust,
-    passphrase_option,
-    store_option,
-    unlocker,
-)
+from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
 from dumpvault.stages.swap import keep_out_of_swap

@@ -36,7 +36,7 @@ from dumpvault.stages.source import Source, open_source
 if TYPE_CHECKING:
     pass
 
-__all__ = ["CaptureRequest", "CaptureResult", "capture", "custodians_for", "recipients_for", "signer_for"]
+__all__ = ["CaptureRequest", "CaptureResult", "capture", "parties_for", "signer_for"]
 
 
 def capture(
@@ -70,13 +70,7 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     host = os.fsencode(request.host or os.uname().nodename).decode(errors="backslashreplace")
     key = signer_for(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
-    quorum = Quorum.parse(request.quorum, "--quorum") if request.quorum else None
-    if quorum and request.recipients:
-        raise Usage(
-            "--quorum and --recipient exclude each other",
-            "Whoever opens the vault alone undoes the quorum. Leave one of them out; nothing was captured.",
-        )
-    recipients = custodians_for(site, quorum) if quorum else recipients_for(site, request.recipients or site.recipients)
+    recipients, quorum = parties_for(site, request.recipients, request.quorum)
     policy.check_recipients(recipients)
     compress = parse_compress(request.compress or policy.compress, "--compress")
     own = _is_own(request.source, request.vmcore)
@@ -105,7 +99,7 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
         journal = Journal(site.run, "own" if own else facts.identity or "pipe", boot_id())
     return Attempt(
         site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes,
-        quorum.threshold if quorum else None,
+        quorum,
     )  # fmt: skip
 
 
@@ -171,6 +165,22 @@ def recipients_for(site: Site, names: tuple[str, ...]) -> list[Recipient]:
     return [site.trust.recipient(name) for name in names]
 
 
+def parties_for(site: Site, names: tuple[str, ...], quorum: str | None) -> tuple[list[Recipient], int | None]:
+    """Who is to open: recipients, or custodians and how many of them must agree; by default as the configuration says.
+
+    Raises ``NoKey``, ``BadInput`` or ``Usage``.
+    """
+    if quorum and names:
+        raise Usage(
+            "--quorum and --recipient exclude each other",
+            "Whoever opens the vault alone undoes the quorum. Leave one of them out; nothing was captured.",
+        )
+    if wanted := quorum or (site.quorum if not names else None):
+        shared = Quorum.parse(wanted, "--quorum" if quorum else "quorum")
+        return custodians_for(site, shared), shared.threshold
+    return recipients_for(site, names or site.recipients), None
+
+
 def custodians_for(site: Site, quorum: Quorum) -> list[Recipient]:
     """The custodians of ``quorum``, no two with one key. Raises ``NoKey``, ``BadInput`` or ``Usage``."""
     found: dict[str, Recipient] = {}
@@ -179,7 +189,7 @@ def custodians_for(site: Site, quorum: Quorum) -> list[Recipient]:
         other = found.setdefault(custodian.digest, custodian)
         if other is not custodian:
             raise Usage(
-                f"--quorum: custodians {other.name} and {custodian.name} have the same key",
+                f"quorum: custodians {other.name} and {custodian.name} have the same key",
                 "Two shares in one hand are no dual control. Give each a key of their own; nothing was captured.",
             )
     return list(found.values())

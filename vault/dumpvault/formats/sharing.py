@@ -108,6 +108,10 @@ class Quorum:
     threshold: int
     custodians: tuple[str, ...]
 
+    @property
+    def text(self) -> str:
+        return f"{self.threshold}of{len(self.custodians)}:{','.join(self.custodians)}"
+
     @classmethod
     def parse(cls, text: str, where: str) -> Quorum:
         """Read ``2of3:alice,bob,carol``; ``where`` names the option or rule. Raises ``Usage``."""
