@@ -21,6 +21,7 @@ from dumpvault.flows.capture import CaptureRequest, capture
 from dumpvault.flows.site import Site
 from dumpvault.formats import dsse, sharing
 from dumpvault.formats.keybag import Keybag
+from dumpvault.formats.private_key import PrivateKey, lock, parse
 from dumpvault.stages.onetime import OneTimeKeys
 from support.command import COMMAND, Home, Ran, make_home, seal
 from support.crashed import crash, elf_core
@@ -179,6 +180,40 @@ def test_a_resumed_capture_is_one_request(sites: Sites) -> None:
     assert (sites.path / "copy").read_bytes() == path.read_bytes()
 
 
+def test_locked_keys_and_a_mount(sites: Sites, source: Path, vault: str, tmp_path: Path) -> None:
+    """A custodian's keys behind a passphrase; the analyst mounts, and reads the dump from there."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("NOT TESTED: no /dev/fuse here")
+    (tmp_path / "secret").write_text("correct horse\n")
+    home = Home(shutil.copytree(sites.path / "alice", tmp_path / "locked"))
+    for name in ("alice", "alice-signs"):
+        path = home.path / "private" / f"{name}.key"
+        key = parse(path.read_bytes(), name)
+        assert isinstance(key, PrivateKey)
+        path.write_bytes(lock(key, b"correct horse"))
+    request = sites.request(vault)
+    mine = [request, "--yes", "--store", sites.store, "-o", tmp_path / "alice.json"]
+    refused(home.call("approve", *mine), 12, "no passphrase, and no terminal")
+    (tmp_path / "wrong").write_text("wrong horse\n")
+    refused(home.call("approve", *mine, "--passphrase-file", tmp_path / "wrong"), 12, "wrong passphrase")
+    assert home.call("approve", *mine, "--passphrase-file", tmp_path / "secret").code == 0
+    (tmp_path / "mnt").mkdir()
+    command = [COMMAND, "mount", vault, tmp_path / "mnt", "--store", sites.store, "--json"]
+    for path in (tmp_path / "alice.json", sites.approve(request, "carol")):
+        command += ["--approvals", path]
+    with subprocess.Popen(command, env=sites.home("ana").env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as served:
+        assert served.stdout
+        assert served.stderr
+        for line in served.stdout:
+            if line == b"}\n":
+                break
+        assert not onetime(sites, request).exists()
+        read = (tmp_path / "mnt/vmcore").read_bytes()
+        served.send_signal(signal.SIGINT)
+        assert served.wait(60) == 0, served.stderr.read()
+    assert read == source.read_bytes()
+
+
 # --- what custodians and third parties see ------------------------------------------------------------------------
 
 
@@ -264,6 +299,20 @@ def test_verifying_without_and_with_a_key(sites: Sites, vault: str) -> None:
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_requester_who_signs_an_approval(
+    sites: Sites, vault: str, asked: Path, answers: dict[str, Path], tmp_path: Path
+) -> None:
+    """Ana's key has both roles in her own home, and Bob's share: she still is not Bob."""
+    trust = sites.home("ana").path / "keys" / "allowed_signers"
+    kept = trust.read_text()
+    trust.write_text(kept.replace("dumpvault-request@v1", "dumpvault-request@v1,dumpvault-approval@v1"))
+    forged = forge_approval(answers["bob"], tmp_path / "forged.json", sites.signer("ana", "ana"))
+    ran = sites.open(vault, answers["alice"], forged)
+    trust.write_text(kept)
+    refused(ran, 11, "is signed with a key that made the request")
 
 
 @pytest.mark.usefixtures("untouched")

@@ -26,9 +26,10 @@ _SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request whose signature is good, and what its vault says of itself. ``digest`` is the request's."""
+    """A request whose signatures, by ``keyids``, are good, and what its vault says of itself. ``digest`` is the request's."""
 
     request: Request
+    keyids: tuple[str, ...]
     digest: str
     report: Report
     warnings: tuple[str, ...]
@@ -75,7 +76,7 @@ def read_asked(store: Store, data: bytes, name: str, trust: AllowedSigners) -> A
         warnings.append(
             f"the request was made at {request.time}, in the future of this clock: one of two clocks is wrong"
         )
-    return Asked(request, hashlib.sha256(data).hexdigest(), report, tuple(warnings))
+    return Asked(request, keyids, hashlib.sha256(data).hexdigest(), report, tuple(warnings))
 
 
 def approve(
@@ -92,7 +93,7 @@ def approve(
     request, examiner = asked.request, asked.report.examiner
     chosen = choose_key(examiner.header, keys)
     key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
-    if signer.signer.keyid == request.requester:
+    if signer.signer.keyid in asked.keyids:
         raise NoKey("this key made the request", "Nobody approves what they ask for. Sign with another key.")
     now = datetime.now(UTC).replace(microsecond=0)
     end = jcs.from_time(request.expires)

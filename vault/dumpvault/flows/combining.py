@@ -80,8 +80,10 @@ def agree(report: Report, approvals: Approvals | None) -> Agreement:
     for answer in answers:
         if answer.approval.request != digest:
             _refuse(answer.name, f"answers another request than {answers[0].name} does")
-    request = _request(report, approvals.onetime, digest, answers[0].name)
+    request, requesters = _request(report, approvals.onetime, digest, answers[0].name)
     for answer in answers:
+        if answer.keyids & requesters:
+            _refuse(answer.name, "is signed with a key that made the request")
         _check(answer, request, moment)
     _check_custodians(answers, header)
     return Agreement(report, approvals.onetime, request, answers)
@@ -103,8 +105,8 @@ def _read(report: Report, name: str, data: bytes) -> _Answer:
     return _Answer(name, approval, frozenset(keyids), custodian)
 
 
-def _request(report: Report, onetime: OneTimeKeys, digest: str, name: str) -> Request:
-    """The request that was answered, which this home must have made and not used."""
+def _request(report: Report, onetime: OneTimeKeys, digest: str, name: str) -> tuple[Request, frozenset[str]]:
+    """The request that was answered, which this home must have made and not used, and the key ids that signed it."""
     data = onetime.request(digest)
     if data is None:
         _gone(name)
@@ -124,7 +126,7 @@ def _request(report: Report, onetime: OneTimeKeys, digest: str, name: str) -> Re
             f"{name}: attempt {lacking[0]} of the vault began after the request was made",
             f"Nothing was used up. {_ASK}",
         )
-    return request
+    return request, frozenset(keyids)
 
 
 def _check(answer: _Answer, request: Request, moment: datetime) -> None:
@@ -132,8 +134,6 @@ def _check(answer: _Answer, request: Request, moment: datetime) -> None:
     name, approval = answer.name, answer.approval
     if approval.requester != request.requester:
         _refuse(name, f"is for requester {approval.requester}; the request is by {request.requester}")
-    if request.requester in answer.keyids:
-        _refuse(name, "is signed with the key that made the request")
     if approval.expires > request.expires:
         _refuse(name, f"is to last until {approval.expires}, longer than the request, {request.expires}")
     if approval.expired(moment):

@@ -89,6 +89,10 @@ def import_key(site: Site, path: str, name: str | None, role: str | None, folder
     if len(text.strip().splitlines()) != 1:
         raise BadInput(f"{path} holds no single line", "Import one public key at a time.")
     if text.startswith("ssh-ed25519 "):
+        if folder == "custodians":
+            raise Usage(
+                f"{path} is a signer", "Shares are sealed to encryption keys; import this one with --role custodian."
+            )
         if role is None:
             raise Usage(f"{path} is a signer", f"Say what it may sign, with --role: {', '.join(ROLES)}.")
         try:
