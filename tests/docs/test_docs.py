@@ -13,6 +13,8 @@ import pytest
 from dumpvault import errors
 from dumpvault.cli import _COMMANDS
 from support.command import Home
+from support.crashed import crash, elf_core
+from support.printk_writer import LocklessWriter, Message
 from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,55 @@ def test_tutorial_pasted_line_by_line(tmp_path: Path) -> None:
         "no file was made",
     ):
         assert words in told, f"{words!r} not in\n{told}"
+
+
+def test_two_person_story_pasted(tmp_path: Path) -> None:
+    """The how-to, line by line: custodians' homes never see each other's, and what must be refused is."""
+    writer = LocklessWriter(5, 10)
+    writer.log(Message(b"Kernel panic - not syncing: two-person", 1_000_000_000))
+    (tmp_path / "vmcore").write_bytes(elf_core(crash(writer.structures())))
+    assert _two_person_story(tmp_path).count("Kernel panic - not syncing: two-person") == 1
+
+
+@pytest.mark.shared
+def test_two_person_story_of_a_real_crash(tmp_path: Path, shared: Path) -> None:
+    """The same lines with a real panicked kernel's dump, and drgn by a request of its own."""
+    if shutil.which("zstd") is None:
+        pytest.skip("NO zstd COMMAND: the real dumps are compressed")
+    source = shared / "cores" / "x86_64-proc-vmcore-256M.elf.zst"
+    subprocess.run(["zstd", "-q", "-d", str(source), "-o", str(tmp_path / "vmcore")], check=True)
+    more = """\
+dumpvault request $id --reason drgn -o third.json
+DUMPVAULT_HOME=$PWD/home-bob dumpvault approve third.json --yes -o bob-3.json
+DUMPVAULT_HOME=$PWD/home-carol dumpvault approve third.json --yes -o carol-3.json
+dumpvault drgn --no-default-symbols -e 'print(prog["UTS_RELEASE"].string_().decode())' \\
+    --approvals bob-3.json --approvals carol-3.json $id
+"""
+    told = _two_person_story(tmp_path, more)
+    assert told.count("Kernel panic - not syncing") >= 1
+    assert "bit for bit\n" in told
+    assert "\n6.1.0-" in told
+
+
+def _two_person_story(tmp_path: Path, more: str = "") -> str:
+    """What the how-to's lines, and ``more``, print on standard output."""
+    lines = "".join(blocks((ROOT / "docs/how-to/two-person.md").read_text(), "sh")) + more
+    env = {k: v for k, v in Home(tmp_path).env.items() if k != "DUMPVAULT_HOME"} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-e"], input=lines, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    for words in (
+        "any 2 of 3",
+        "exit code 12: nobody has approved",
+        "exit code 12: one custodian alone",
+        "exit code 12: used already",
+        "why:        db1 panicked twice this week",
+        "bit for bit",
+    ):
+        assert words in told, f"{words!r} not in\n{told}"
+    return done.stdout
 
 
 def test_readme_shortest_use_pasted(tmp_path: Path) -> None:

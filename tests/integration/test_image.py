@@ -53,6 +53,21 @@ def test_a_rehearsal_uses_the_hosts_own_recipients(root: Root, suite: str) -> No
     assert ran.code == 0, ran.err
 
 
+def test_an_image_for_custodians(root: Root) -> None:
+    """Under dual control the image holds the custodians' public keys, and was rehearsed with them."""
+    for who, kem in (("alice", "p384"), ("bob", "x25519")):
+        assert root.site.call("keys", "new", "custodian", who, "--kem", kem, "--unprotected").code == 0
+    image = root.path.parent / "image"
+    ran = root.run("integrate", "--image", image, "--host", HOST, "--signer", SIGNER, "--quorum", "2of2:alice,bob")
+    assert ran.code == 0, ran.err
+    keys = image / "etc/dumpvault/keys"
+    assert sorted(path.name for path in (keys / "custodians").iterdir()) == ["alice.pub", "bob.pub"]
+    assert not (keys / "recipients").exists()
+    modules = {str(path).partition("/dumpvault/")[2] for path in image.rglob("dumpvault/**/*.pyc")}
+    assert "formats/sharing.pyc" in modules
+    assert not {"flows/approving.pyc", "flows/combining.pyc", "formats/request.pyc"} & modules
+
+
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [

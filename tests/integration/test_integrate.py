@@ -106,6 +106,23 @@ def test_site_configuration_says_who(root: Root) -> None:
     assert ran.json["written"] is True
 
 
+def test_a_quorum_is_baked_in(root: Root) -> None:
+    """Custodians in the place of recipients, by flag or by the site's configuration; it parses back."""
+    for who in ("alice", "bob", "carol"):
+        assert root.site.call("keys", "new", "custodian", who, "--unprotected").code == 0
+    quorum = "2of3:alice,bob,carol"
+    ran = root.run("integrate", "kdump-tools", "--signer", SIGNER, "--quorum", quorum, "--yes")
+    assert ran.code == 0, ran.err
+    baked = CrashConf.parse(root.read("etc/dumpvault/crash.conf"), "crash.conf")
+    assert (baked.quorum, baked.recipients) == (quorum, ())
+    assert f'--policy baseline --quorum {quorum}"' in root.read("etc/dumpvault/crash.conf")
+    root.write("etc/dumpvault/config.toml", f'signer = "{SIGNER}"\nquorum = "{quorum}"\n')
+    assert root.run("integrate", "kdump-tools", "--yes", "--json").json["changes"] == []
+    ran = root.run("integrate", "kdump-tools", "--signer", SIGNER, "--quorum", "1of3:alice,bob,carol", "--yes")
+    assert ran.code == 2
+    assert "no dual control" in ran.err
+
+
 def test_two_integrations_keep_apart(root: Root) -> None:
     """Each can be taken out without the other; what both read goes with the last."""
     before = root.files()

@@ -26,6 +26,7 @@ from dumpvault.flows.verify import Report, require_structure, verify
 from dumpvault.formats.commit import Regions
 from dumpvault.model import body_path, keybag_path, keys_path, vault_prefix
 from dumpvault.ranges import Ranges
+from dumpvault.stages.unlock import unlock_attempt
 from support.calls import DISK, RUN, Calls, World, installed
 from support.disk import ROOT, Disk, Folder
 from support.machine import Machine
@@ -195,7 +196,9 @@ class Judge:
             seen.violations.append("order: the manifest is there, and what became of a release is not told")
         try:
             require_structure(report, partial=True)
-            regions = list(unlocking._keyed_regions(store, report, self._key))  # type: ignore[arg-type]
+            digest = examiner.header_digest
+            keks = {a: unlock_attempt(bag, self._key, digest) for a, bag in report.keybags.items()}  # type: ignore[arg-type]
+            regions = list(unlocking._keyed_regions(store, report, keks))
         except VaultError as error:
             seen.violations.append(f"order: {error.message}")
             return

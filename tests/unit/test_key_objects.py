@@ -15,15 +15,18 @@ from dumpvault.formats import jcs, keybag
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.keybag import Entry, Keybag, WrappedKeys
 from dumpvault.formats.recipient import Recipient
+from dumpvault.formats.sharing import combine
 from kit import VAULT, get, parent_of, paths, wrong_values
 
 A, B, C = "aa" * 32, "bb" * 32, "cc" * 32
 BAG = Keybag(VAULT, 2, (Entry(A, "xwing", b"sealed"), Entry(B, "p384", b"other")))
+SHARES = replace(BAG, mode="shares")
 KEYS = WrappedKeys(VAULT, 2, 5, ((3, bytes(40)), (4, b"\x01" * 40)))
 
 # name: (bytes, how to read them, what they read as)
 OBJECTS: dict[str, tuple[bytes, Callable[[bytes], Any], Any]] = {
     "keybag": (BAG.encode(), lambda d: Keybag.read(d, VAULT, 2, "the object"), BAG),
+    "shares": (SHARES.encode(), lambda d: Keybag.read(d, VAULT, 2, "the object"), SHARES),
     "keys": (KEYS.encode(), lambda d: WrappedKeys.read(d, VAULT, 2, 5, "the object"), KEYS),
 }
 OBJECT_CASES = [(n, p) for n, (d, _, _) in OBJECTS.items() for p in paths(jcs.decode(d, n, 1 << 20))]
@@ -70,7 +73,7 @@ def test_unsigned_objects_have_one_spelling(name: str) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"attempt": 3}, {"vault": C[:32]}, {"format": 2}, {"mode": "shares"}, {"entries": []},
+    {"attempt": 3}, {"vault": C[:32]}, {"format": 2}, {"mode": "split"}, {"entries": []},
     {"entries": [{"recipient": B, "sealed": "", "suite": "p384"}, {"recipient": A, "sealed": "", "suite": "p384"}]},
     {"entries": [{"recipient": A, "sealed": "", "suite": "p384"}] * 2},
     {"entries": [{"recipient": A, "sealed": "", "suite": "rsa"}]},
@@ -129,3 +132,35 @@ def test_a_vault_key_has_32_bytes(length: int) -> None:
 def test_the_info_of_a_keybag_is_the_text_of_the_spec() -> None:
     """The HPKE info is byte for byte what section 7 writes."""
     assert keybag.info("xwing", VAULT, 3, A, B) == f"dumpvault-keybag@v1\nxwing\n{VAULT}\n3\n{A}\n{B}\n".encode()
+    assert keybag.info("p384", VAULT, 3, A, B, "shares") == f"dumpvault-share@v1\np384\n{VAULT}\n3\n{A}\n{B}\n".encode()
+
+
+def test_a_share_opens_for_its_custodian_only() -> None:
+    """Each custodian gets a share that the commitments confirm, any two of them VK; a share is never taken for VK."""
+    pairs = {name: SUITES[name].generate() for name in ("x25519", "p384", "xwing")}
+    custodians = [Recipient(name, SUITES[name], public) for name, (_, public) in pairs.items()]
+    bag, signed = Keybag.seal_shares(bytes(32), custodians, 2, VAULT, 1, A)
+    assert Keybag.read(bag.encode(), VAULT, 1, "the object") == bag
+    parts: list[dict[int, bytes]] = []
+    for i, entry in enumerate(bag.entries):
+        private = pairs[entry.suite][0]
+        share = bag.open_entry(entry.recipient, private, A, "the object")
+        parts.append(keybag.check_share(share, signed, i, 2, 3, VAULT, 1))
+        for other, header in ((replace(bag, mode="direct"), A), (replace(bag, attempt=2), A), (bag, B)):
+            with pytest.raises(Forged, match=r"^the object: "):
+                other.open_entry(entry.recipient, private, header, "the object")
+        with pytest.raises(Forged, match="a vault key of 64 bytes"):
+            bag.open(entry.recipient, private, A, "the object")
+    for i in range(3):
+        assert combine(parts[i] | parts[i - 1], 2, 3) == bytes(32)
+        with pytest.raises(ValueError, match="missing"):
+            combine(parts[i], 2, 3)
+
+
+def test_the_largest_keybags_fit() -> None:
+    """128 custodians with the longest messages stay below a keybag's limit (spec, section 15)."""
+    suite = SUITES["mlkem1024-p384"]
+    public = suite.generate()[1]
+    sealed = suite.seal(public, bytes(32 * 127), b"")
+    bag = Keybag(VAULT, 1, tuple(Entry(f"{i:064x}", suite.name, sealed) for i in range(128)), "shares")
+    assert Keybag.read(bag.encode(), VAULT, 1, "the object") == bag

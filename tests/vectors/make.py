@@ -4,7 +4,8 @@
 
 Each case is a folder: ``source`` (the bytes that must come back), ``recipient.key`` (unprotected private half),
 ``allowed_signers``, ``case.json`` (vault id, and what a reader must find), and ``store/``, the vault's objects; of a
-flattened stream also ``dump``, what it describes.
+flattened stream also ``dump``, what it describes. A vault under dual control has no ``recipient.key`` but ``request.json``,
+``approvals/``, ``onetime/``, the private halves of the request's keys, and in ``case.json`` the ``moment`` to judge at.
 """
 
 from __future__ import annotations
@@ -18,13 +19,19 @@ import signal
 import struct
 import tempfile
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from dumpvault.errors import Incomplete
+from dumpvault.flows.approving import approve, read_asked
 from dumpvault.flows.capture import CaptureRequest, capture
 from dumpvault.flows.keys import new_recipient, new_signer
+from dumpvault.flows.requesting import make_request
 from dumpvault.flows.site import Site, init_site
+from dumpvault.flows.verify import verify
 from dumpvault.formats import elf
+from dumpvault.formats.sshkey import SigningKey
+from dumpvault.stages.onetime import OneTimeKeys
 
 HERE = Path(__file__).parent
 
@@ -140,6 +147,49 @@ def make_eventful(name: str, source: bytes) -> None:
     (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
 
 
+def make_shared(name: str, source: bytes) -> None:
+    """2 of 3 custodians with keys of two suites, a request, and the approvals of two of them."""
+    folder = HERE / name
+    if folder.exists():
+        return
+    (folder / "approvals").mkdir(parents=True)
+    (folder / "onetime").mkdir()
+    (folder / "source").write_bytes(source)
+    with tempfile.TemporaryDirectory() as work:
+        site = Site.load({"DUMPVAULT_HOME": work})
+        init_site(site)
+        for custodian, suite in (("alice", "x25519"), ("bob", "p384"), ("carol", "x25519")):
+            new_recipient(site, custodian, suite, None, "custodians")
+            new_signer(site, f"{custodian}-signs", "custodian", None)
+        new_signer(site, "collector", "collector", None)
+        new_signer(site, "analyst", "analyst", None)
+        os.chdir(folder)
+        request = CaptureRequest(
+            source="source", recipients=(), signer="collector", compress="zstd:1", region_size=65536,
+            host="vector.example", jobs=1, quorum="2of3:alice,bob,carol",
+        )  # fmt: skip
+        result = capture(site, request, lambda done, total: None, lambda vault: None)
+        store, trust = site.store(), site.trust.allowed_signers()
+        report = verify(store, result.vault, trust, bodies=False)
+        signer = SigningKey(site.trust.private_key("analyst").secret)
+        asked = make_request(report, signer, OneTimeKeys(site.requests), "a vector", "VEC-1", timedelta(days=1))
+        (folder / "request.json").write_bytes(asked.data)
+        for path in Path(work, "private/requests", asked.digest).glob("*.key"):
+            shutil.copy(path, folder / "onetime" / path.name)
+        read = read_asked(store, asked.data, "request.json", trust)
+        for custodian in ("alice", "bob"):
+            key = SigningKey(site.trust.private_key(f"{custodian}-signs").secret)
+            _, data = approve(read, [site.trust.private_key(custodian)], key, timedelta(hours=8), lambda locked: locked)
+            (folder / "approvals" / f"{custodian}.json").write_bytes(data)
+        shutil.copytree(site.store_url, folder / "store")
+        shutil.copy(site.trust.allowed_signers_path, folder / "allowed_signers")
+    case = {
+        "finished": True, "moment": asked.request.time, "regions": result.manifest.totals.regions, "size": len(source),
+        "vault": result.vault,
+    }  # fmt: skip
+    (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
+
+
 def main() -> None:
     rng = random.Random(20261123)
     make("elf64-xwing-zstd", "xwing", core(64, "little", memory(rng, 72)), "zstd:1", 131072)
@@ -154,6 +204,7 @@ def main() -> None:
     for codec, compress in (("raw", "none"), ("zstd", "zstd:1")):
         make(f"flattened-x25519-{codec}", "x25519", stream, compress, 32768)
         (HERE / f"flattened-x25519-{codec}" / "dump").write_bytes(dump)
+    make_shared("shares-2of3", core(64, "little", memory(rng, 20)))
 
 
 if __name__ == "__main__":

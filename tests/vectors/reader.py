@@ -16,7 +16,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, combinations, groupby, pairwise
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ class Opened:
     foreign: list[str]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What opens a vault under dual control, section 14.1, by the names of files."""
+
+    request: bytes
+    approvals: dict[str, bytes]
+    keys: dict[str, bytes]  # private halves of the one-time keys
+    moment: str  # the time to judge at
+
+
 def need(holds: object, name: str, why: object) -> None:
     if not holds:
         raise Refused(f"{name}: {why}")
@@ -66,8 +77,9 @@ def is_base64(text: str) -> bool:
         return False
 
 
-# A shape is an object with just these fields, an array [of, least, most], (shape, None) for what may be null, a tuple
-# of choices, a type, a pattern, a test of a string, or a literal. All integers are numbers of section 1: see `load`.
+# A shape is an object with just these fields (one whose name ends in ? may be absent), an array [of, least, most],
+# (shape, None) for what may be null, a tuple of choices, a type, a pattern, a test of a string, or a literal. All integers
+# are numbers of section 1: see `load`.
 # fmt: off
 MIB, MANY = 2**20, 2**31
 ID, DIGEST, QUANTITY, TIME, NAME = map(re.compile, (
@@ -91,11 +103,12 @@ SOURCE = {"kind": ("elf", "flattened", "opaque"), "name": str, "size": (QUANTITY
 HEADER = {"created": TIME, "tool": str, "host": str, "boot_id": (str, None), "source": SOURCE,
           "region_size": QUANTITY, "frame_size": QUANTITY, "policy": {"name": str, "text": str, "sha256": DIGEST},
           "signers": [{"keyid": str, "key": ED25519}, 1, 16],
-          "recipients": [{"name": NAME, "suite": SUITE, "sha256": DIGEST}, 1, 128]}
+          "recipients": [{"name": NAME, "suite": SUITE, "sha256": DIGEST}, 1, 128], "quorum?": int}
 RECORD = {**RANGE, "index": int, "kind": ("headers", "notes", "memory", "flattened", "opaque"),
           "codec": ("raw", "zstd"), "message": QUANTITY, "blocks": DIGEST, "key": DIGEST,
           "unreadable": [RANGE, 0, MANY]}
-BODIES = {"takeover": {"keybag": DIGEST, "boot_id": (str, None), "tool": str},
+SHARES = {"vault_key": DIGEST, "components": [DIGEST, 2, 128]}
+BODIES = {"takeover": {"keybag": DIGEST, "boot_id": (str, None), "tool": str, "shares?": SHARES},
           "regions": {"regions": [RECORD, 0, 1024],
                       "releases": [{"method": ("phyp", "fadump"), "start": QUANTITY, "length": QUANTITY}, 0, MANY],
                       "outcomes": [{"commit": int, "release": int, "result": RESULT}, 0, MANY]},
@@ -103,6 +116,11 @@ BODIES = {"takeover": {"keybag": DIGEST, "boot_id": (str, None), "tool": str},
 MANIFEST = {"finished": TIME, "head": {"commit": int, "sha256": DIGEST}, "size": QUANTITY, "regions": int,
             "sealed": QUANTITY, "unreadable": QUANTITY, "end": ("elf", "flattened", "eof", "size"), "truncated": bool,
             "attempts": [{"attempt": int, "boot_id": (str, None), "regions": int, "bytes": QUANTITY}, 0, MANY]}
+REQUEST = {"time": TIME, "expires": TIME, "requester": str, "reason": re.compile(r"(?s)(?=.*\S).{1,4096}"),
+           "ticket": (re.compile("(?s).{1,256}"), None), "attempts": [int, 1, MANY],
+           "keys": [{"suite": SUITE, "public": is_base64}, 1, 5]}
+APPROVAL = {"header": DIGEST, "requester": str, "custodian": DIGEST, "time": TIME, "expires": TIME,
+            "shares": [{"attempt": int, "sealed": is_base64}, 1, MANY]}
 PRIVATE = {"format": "dumpvault-private@v1", "name": NAME, "purpose": "recipient", "algorithm": SUITE,
            "public": is_base64, "protection": {"kind": "none"}, "secret": is_base64}  # keys.md
 # fmt: on
@@ -114,10 +132,13 @@ def check(value: Any, shape: Any, at: str) -> None:
     match shape:
         case dict():
             need(isinstance(value, dict), at, "is not an object")
-            for key, inner in shape.items():
-                need(key in value, at, f"lacks {key}")
-                check(value[key], inner, f"{at}/{key}")
-            need(len(value) == len(shape), at, f"has unknown fields: {value.keys() - shape.keys()}")
+            for field, inner in shape.items():
+                key = field.removesuffix("?")
+                if key in value or key == field:
+                    need(key in value, at, f"lacks {key}")
+                    check(value[key], inner, f"{at}/{key}")
+            unknown = value.keys() - {field.removesuffix("?") for field in shape}
+            need(not unknown, at, f"has unknown fields: {unknown}")
         case list():
             of, least, most = shape
             need(isinstance(value, list) and least <= len(value) <= most, at, f"is not an array of {least} to {most}")
@@ -269,6 +290,7 @@ class Vault:
         self.id, self.root, self.pins = vault, store / "vaults" / vault, pins(allowed_signers)
         self.known: set[str] = set()
         self.takeovers: dict[int, dict[str, Any]] = {}  # by attempt
+        self.keybags: dict[int, dict[str, bytes]] = {}  # of attempts that hold regions: messages by recipient
         self.commits: list[str] = []  # their digests
         self.regions: list[Region] = []
 
@@ -287,7 +309,7 @@ class Vault:
             raise Refused(f"{name}: missing")
         return data
 
-    def good(self, name: str, data: bytes, role: str) -> tuple[bytes, set[bytes]]:
+    def good(self, name: str, data: bytes, role: str, pinned: bool = True) -> tuple[bytes, set[bytes]]:
         """Section 5.2: the payload, and the keys whose signatures make the envelope good for the role."""
         envelope = load(name, data, ENVELOPE, canonical=True)
         payload, media = base64.b64decode(envelope["payload"]), envelope["payloadType"].encode()
@@ -296,7 +318,7 @@ class Vault:
         need(len(signatures) == len(envelope["signatures"]), name, "a key id stands twice")
         pins = (pin for pin in self.pins if f"dumpvault-{role}@v1" in pin.roles and pin.hosts & {None, self.host})
         holders = {pin.blob for pin in pins if fingerprint(pin.blob) in signatures}
-        holders = {blob for blob in holders if fingerprint(blob) in self.signers}
+        holders = {blob for blob in holders if not pinned or fingerprint(blob) in self.signers}
         for blob in holders:
             verify(name, blob, signatures[fingerprint(blob)], encoded)
         need(holders, name, f"not signed by a key that may sign a {role}")
@@ -326,6 +348,12 @@ class Vault:
         self.statement(name, payload, "header", "policy.toml", policy, HEADER)
         keys = [fingerprint(base64.b64decode(entry["key"].split()[1])) for entry in header["signers"]]
         need(keys == [entry["keyid"] for entry in header["signers"]], name, "a signer's key id is not its key's")
+        custodians = [entry["sha256"] for entry in header["recipients"]]
+        self.quorum, self.components = header.get("quorum"), 0
+        if self.quorum is not None:  # section 7.1
+            self.components = comb(len(custodians), self.quorum - 1) if 2 <= self.quorum <= len(custodians) else 0
+            need(0 < self.components <= 128, name, "no quorum of its custodians")
+            need(len(set(custodians)) == len(custodians), name, "two custodians with one key")
         self.region_size, self.frame_size = int(header["region_size"], 16), int(header["frame_size"], 16)
         need(self.region_size % 4096 == 0 and 4096 <= self.region_size <= 2**28, name, "region_size out of bounds")
         need(self.frame_size.bit_count() == 1 and 4096 <= self.frame_size <= 2**20, name, "frame_size out of bounds")
@@ -358,6 +386,8 @@ class Vault:
             self.commits.append(previous)
             if kind == "takeover":
                 self.takeovers[attempt] = body
+                count = len(body["shares"]["components"]) if "shares" in body else 0
+                need(count == self.components, name, "not as many commitments as its header asks for")
             for record in body.get("regions", ()):
                 region = Region(number, attempt, record)
                 need(region.name not in names, name, f"{region.name} stands in the chain already")
@@ -436,7 +466,8 @@ class Vault:
         data = self.get(name, MIB)
         need(sha256(data) == self.takeovers[attempt]["keybag"], name, "not the one that its takeover names")
         entries = [{"recipient": DIGEST, "suite": SUITE, "sealed": is_base64}, 1, 128]
-        shape = {"format": 1, "vault": self.id, "attempt": attempt, "mode": "direct", "entries": entries}
+        mode = "direct" if self.quorum is None else "shares"
+        shape = {"format": 1, "vault": self.id, "attempt": attempt, "mode": mode, "entries": entries}
         bag = load(name, data, shape, canonical=True)["entries"]
         who = [(entry["recipient"], entry["suite"]) for entry in bag]
         need(all(a < b for (a, _), (b, _) in pairwise(who)), name, "not ordered by recipient")
@@ -629,13 +660,85 @@ def reassemble(stream: bytes | bytearray, indexes: list[tuple[int, str, Index]])
     return bytes(dump) if state == 1 else None
 
 
-def read_vault(store: Path, vault: str, allowed_signers: str, private_key_file: bytes) -> Opened:
-    """Verify and open a vault, or refuse the first object that fails."""
+def unseal(name: str, suite: str, key: Any, sealed: bytes, info: bytes) -> bytes:
+    """Section 4.1: one HPKE message."""
+    try:
+        return hpke.Suite(*SUITES[suite][1:], hpke.AEAD.AES_256_GCM).decrypt(sealed, key, info=info)
+    except (InvalidTag, ValueError) as error:
+        raise Refused(f"{name}: cannot be opened: {error!r}") from None
+
+
+def direct(reading: Vault, private_key_file: bytes) -> dict[int, bytes]:
+    """Section 14, step 2: VK of each attempt that holds regions, by a recipient's key."""
+    suite, private_key, me = read_private_key("private key", private_key_file)
+    keys = {}
+    for attempt, bag in reading.keybags.items():
+        name = f"keybag/{attempt}.json"
+        need(me in bag, name, "the private key is not a recipient's")
+        info = lines("dumpvault-keybag@v1", suite, reading.id, attempt, reading.digest, me)
+        keys[attempt] = unseal(name, suite, private_key, bag[me], info)
+    return keys
+
+
+def approved(reading: Vault, answered: Answered) -> dict[int, bytes]:
+    """Section 14.1: the same by approvals. Its numbered conditions stand beside what checks them."""
+    vault, header, moment = reading.id, reading.digest, answered.moment
+    listed = {entry["sha256"]: entry["suite"] for entry in reading.header["recipients"]}
+    onetime = dict(read_private_key(name, data)[:2] for name, data in answered.keys.items())
+    payload, by = reading.good("request", answered.request, "request", pinned=False)  # 2
+    request = reading.statement("request", payload, "request", "vault.dsse.json", header, REQUEST)
+    need(request["requester"] in {fingerprint(blob) for blob in by}, "request", "not signed by its requester")
+    made, void = (datetime.strptime(request[field], "%Y-%m-%dT%H:%M:%SZ") for field in ("time", "expires"))
+    need(0 < (void - made).total_seconds() <= 31 * 86400, "request", "made for no time, or too long")
+    need(moment < request["expires"], "request", "expired")  # 3
+    suites = [entry["suite"] for entry in request["keys"]]
+    need(suites == sorted(set(listed.values())), "request", "not one key for each suite")
+    need(set(request["attempts"]) >= set(reading.keybags), "request", "not for all attempts that hold regions")  # 7
+
+    digest, seen, used = sha256(answered.request), {}, {fingerprint(blob) for blob in by}  # 4
+    for name, data in answered.approvals.items():
+        payload, by = reading.good(name, data, "approval", pinned=False)  # 1
+        shape = {**APPROVAL, "header": header, "requester": request["requester"]}  # 1, 4
+        approval = reading.statement(name, payload, "approval", "request", digest, shape)  # 2
+        custodian, expires = approval["custodian"], approval["expires"]
+        need(approval["time"] < expires <= request["expires"] and moment < expires, name, "expired, or too long")  # 3
+        need(custodian in listed and custodian not in seen, name, "by no custodian, or by one twice")  # 5
+        need(not used & {fingerprint(blob) for blob in by}, name, "signed with a key that was used already")  # 4, 5
+        used |= {fingerprint(blob) for blob in by}
+        attempts = [share["attempt"] for share in approval["shares"]]
+        need(attempts == request["attempts"], name, "not a share for each attempt")
+        suite, seen[custodian] = listed[custodian], {}
+        for share in approval["shares"]:
+            info = (suite, vault, share["attempt"], header, digest, custodian, expires)
+            message, bound = base64.b64decode(share["sealed"]), lines("dumpvault-approval@v1", *info)
+            seen[custodian][share["attempt"]] = (name, unseal(name, suite, onetime[suite], message, bound))
+    need(len(seen) >= reading.quorum, "approvals", "too few")  # 6
+
+    keys, sets = {}, list(combinations(range(len(listed)), len(listed) - reading.quorum + 1))
+    for attempt in reading.keybags:
+        signed, components = reading.takeovers[attempt]["shares"], {}
+        for custodian, shares in seen.items():  # 8
+            name, share = shares[attempt]
+            held = [number for number, members in enumerate(sets) if sorted(listed).index(custodian) in members]
+            need(len(share) == 32 * len(held), name, "a share of the wrong length")
+            for at, number in enumerate(held):
+                component = components[number] = share[32 * at : 32 * at + 32]
+                committed = sha256(lines("dumpvault-component@v1", vault, attempt, number) + component)
+                need(committed == signed["components"][number], name, "a component that was not committed to")
+        vk = bytes(32)
+        for component in components.values():
+            vk = bytes(a ^ b for a, b in zip(vk, component, strict=True))
+        committed = sha256(lines("dumpvault-vault-key@v1", vault, attempt) + vk)
+        need(committed == signed["vault_key"], f"keybag/{attempt}.json", "shares of another vault key")
+        keys[attempt] = vk
+    return keys
+
+
+def read_vault(store: Path, vault: str, allowed_signers: str, opened_with: bytes | Answered) -> Opened:
+    """Verify and open a vault with a private key file or by approvals, or refuse the first object that fails."""
     reading = Vault(store, vault, allowed_signers)
     reading.read_header()
     whole = reading.read_manifest()
-    suite, private_key, me = read_private_key("private key", private_key_file)
-    hpke_suite = hpke.Suite(*SUITES[suite][1:], hpke.AEAD.AES_256_GCM)
 
     keks: dict[int, bytes] = {}
     wrapped: dict[str, bytes] = {}
@@ -646,14 +749,12 @@ def read_vault(store: Path, vault: str, allowed_signers: str, private_key_file: 
             if sha256(reading.find(name, MIB) or b"") != reading.takeovers[attempt]["keybag"]:
                 reading.known.discard(name)
             continue
-        bag = reading.read_keybag(attempt)
-        need(me in bag, name, "the private key is not a recipient's")
-        info = lines("dumpvault-keybag@v1", suite, vault, attempt, reading.digest, me)
-        try:
-            vk = hpke_suite.decrypt(bag[me], private_key, info=info)
-        except (InvalidTag, ValueError) as error:
-            raise Refused(f"{name}: cannot be opened: {error!r}") from None
-        need(len(vk) == 32, name, "a vault key of the wrong length")
+        reading.keybags[attempt] = reading.read_keybag(attempt)
+    under_dual_control = reading.quorum is not None
+    need(isinstance(opened_with, Answered) == under_dual_control, "keybag/1.json", "opens with something else")
+    vks = approved(reading, opened_with) if isinstance(opened_with, Answered) else direct(reading, opened_with)
+    for attempt, vk in vks.items():
+        need(len(vk) == 32, f"keybag/{attempt}.json", "a vault key of the wrong length")
         keks[attempt] = HKDF(hashes.SHA512(), 32, b"", lines("dumpvault-kek@v1", vault, attempt)).derive(vk)
     for commit, regions in groupby(reading.regions, lambda region: region.commit):
         wrapped |= reading.read_keys(commit, list(regions))

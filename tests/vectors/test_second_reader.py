@@ -1,17 +1,26 @@
 """The vectors open with a reader that shares no code with dumpvault, and no longer do once anything is changed."""
 
 import ast
+import hashlib
 import importlib.util
 import json
 import shutil
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.cobblestone import Cobblestone256Encryptor
 
+from dumpvault.flows.combining import Approvals, agree
+from dumpvault.flows.verify import verify
+from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.kem import SUITES
+from dumpvault.formats.private_key import PrivateKey, parse, unprotected
+from dumpvault.stages.onetime import OneTimeKeys
+from dumpvault.stages.store import open_store
 from support import flat
 
 SOURCE = Path(__file__).with_name("reader.py")
@@ -29,9 +38,18 @@ def about(case: Path) -> dict[str, Any]:
     return found
 
 
-def read(case: Path, private_key: bytes | None = None) -> Any:
-    key = (case / "recipient.key").read_bytes() if private_key is None else private_key
-    return reader.read_vault(case / "store", about(case)["vault"], (case / "allowed_signers").read_text(), key)
+def opener(case: Path) -> Any:
+    """What opens a case: a private key, or under dual control what custodians answered."""
+    if (case / "recipient.key").exists():
+        return (case / "recipient.key").read_bytes()
+    files = lambda folder: {path.name: path.read_bytes() for path in sorted((case / folder).iterdir())}  # noqa: E731
+    request = (case / "request.json").read_bytes()
+    return reader.Answered(request, files("approvals"), files("onetime"), about(case)["moment"])
+
+
+def read(case: Path, opened_with: Any = None) -> Any:
+    using = opened_with or opener(case)
+    return reader.read_vault(case / "store", about(case)["vault"], (case / "allowed_signers").read_text(), using)
 
 
 def copied(case: Path, to: Path) -> tuple[Path, Path]:
@@ -155,7 +173,7 @@ def test_the_rest_of_a_vault(case: Path, tmp_path: Path) -> None:
 def test_refuses_another_key(case: Path) -> None:
     other = CASES[CASES.index(case) - 1]
     with refuses("keybag/1.json"):
-        read(case, (other / "recipient.key").read_bytes())
+        read(case, opener(other))
 
 
 @pytest.mark.parametrize(
@@ -260,3 +278,70 @@ def test_neighbours_are_compared() -> None:
         reader.reassemble(data, [split, (8192, "b", of(1, []))])
     assert reader.reassemble(data, [first]) is None
     assert reader.reassemble(data, [first, (8192, "b", of(3, []))]) is None
+
+
+SHARED = next(case for case in CASES if (case / "request.json").exists())
+
+
+def answered(**changes: Any) -> Any:
+    whole = opener(SHARED)
+    return reader.Answered(**{name: changes.get(name, getattr(whole, name)) for name in whole.__dataclass_fields__})
+
+
+def test_approvals_are_needed() -> None:
+    """Two open it; one does not, nor does anything judged too late, nor a custodian's share under another's name."""
+    whole = opener(SHARED)
+    assert len(whole.approvals) == 2
+    for name, data in whole.approvals.items():
+        with refuses("approvals"):
+            read(SHARED, answered(approvals={name: data}))
+    alice, bob = whole.approvals["alice.json"], whole.approvals["bob.json"]
+    with refuses("again"):
+        read(SHARED, answered(approvals={"alice.json": alice, "again": alice}))
+    assert read(SHARED, answered(approvals={"b": bob, "a": alice})).finished
+    for moment, name in ((_hours(whole.moment, 25), "request"), (_hours(whole.moment, 9), "alice.json")):
+        with refuses(name):
+            read(SHARED, answered(moment=moment))
+    with refuses("alice.json"):
+        read(SHARED, answered(keys=whole.keys | {"x25519.key": _fresh()}))
+
+
+@pytest.mark.parametrize("name", ["request", "alice.json", "bob.json"])
+def test_refuses_changed_requests_and_approvals(name: str) -> None:
+    """Every 37th byte: the payload, the signature, the key id, what stands around them."""
+    whole = opener(SHARED)
+    data = whole.request if name == "request" else whole.approvals[name]
+    for at in range(0, len(data), 37):
+        changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        with refuses(name):
+            if name == "request":
+                read(SHARED, answered(request=changed))
+            else:
+                read(SHARED, answered(approvals=whole.approvals | {name: changed}))
+
+
+def _hours(moment: str, hours: int) -> str:
+    at = datetime.strptime(moment, "%Y-%m-%dT%H:%M:%SZ") + timedelta(hours=hours)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _fresh() -> bytes:
+    """Another private key of the same suite."""
+    suite = SUITES["x25519"]
+    return unprotected(PrivateKey("other", "recipient", "x25519", suite.generate()[0]))
+
+
+def test_dumpvault_opens_the_vector_by_its_approvals(tmp_path: Path) -> None:
+    """As it will have to as long as the format lives: judged at the vector's moment, its one-time keys put in place."""
+    whole = opener(SHARED)
+    moment = datetime.strptime(whole.moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    trust = AllowedSigners((SHARED / "allowed_signers").read_text())
+    onetime = OneTimeKeys(str(tmp_path / "requests"))
+    keys = [parse(data, name) for name, data in whole.keys.items()]
+    onetime.add(hashlib.sha256(whole.request).hexdigest(), whole.request, keys)
+    store = open_store(str(SHARED / "store"))
+    report = verify(store, about(SHARED)["vault"], trust, moment=moment)
+    assert report.verdict == "intact"
+    agreement = agree(report, Approvals(list(whole.approvals.items()), onetime))
+    assert (agreement.custodians, agreement.request.reason) == (("alice", "bob"), "a vector")
+    assert set(agreement.open()) == {1}

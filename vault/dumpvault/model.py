@@ -14,6 +14,7 @@ __all__ = [
     "FRAME_SIZE",
     "PAGE",
     "REGION_SIZE",
+    "VAULT_ID",
     "Codec",
     "Kind",
     "Range",
@@ -38,6 +39,8 @@ CHUNK = 16384
 BLOCK = 262144
 FRAME_SIZE = 65536
 REGION_SIZE = 64 << 20
+#: What the id of a vault looks like.
+VAULT_ID = r"[0-9a-f]{32}"
 
 Kind = Literal["headers", "notes", "memory", "flattened", "opaque"]
 Codec = Literal["raw", "zstd"]
@@ -148,7 +151,7 @@ def block_count(message: int) -> int:
 
 
 def is_vault_id(text: str) -> bool:
-    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
+    return re.fullmatch(VAULT_ID, text) is not None
 
 
 def vault_prefix(vault: str) -> str:

@@ -30,6 +30,7 @@ def _region_size(_ctx: click.Context, _param: click.Parameter, value: str | None
         "dumpvault capture /proc/vmcore --recipient analyst --signer collector",
         "makedumpfile -F -d 31 /proc/vmcore | dumpvault capture - --recipient analyst --signer collector",
         "id=$(dumpvault capture vmcore --store /mnt/vaults --recipient analyst.pub)",
+        "dumpvault capture vmcore --quorum 2of3:alice,bob,carol --signer collector",
         codes=(0, 1, 2, 3, 10, 11, 12, 13, 14, 130),
     ),
 )
@@ -37,6 +38,9 @@ def _region_size(_ctx: click.Context, _param: click.Parameter, value: str | None
 @store_option
 @click.option("--policy", metavar="NAME", help="Policy by name or path. [default: the site's, else baseline]")
 @click.option("--recipient", "recipients", multiple=True, metavar="NAME|FILE", help="Who can open it. May be repeated.")
+@click.option(
+    "--quorum", metavar="KofN:NAME,…", help="Custodians, K of whom must agree to open it; instead of --recipient."
+)
 @click.option("--signer", metavar="NAME|FILE", help="The collector's signing key. [default: the site's]")
 @click.option("--compress", metavar="HOW", help="auto, zstd[:LEVEL] or none. [default: the policy's]")
 @click.option("--release", type=click.Choice(METHODS), help="How memory is handed back. [default: the policy's]")
@@ -53,6 +57,7 @@ def capture_command(
     store: str | None,
     policy: str | None,
     recipients: tuple[str, ...],
+    quorum: str | None,
     signer: str | None,
     compress: str | None,
     release: str | None,
@@ -75,7 +80,7 @@ def capture_command(
     request = CaptureRequest(
         source=source, recipients=recipients, signer=signer, store=store, policy=policy, compress=compress,
         region_size=region_size, jobs=jobs, host=host, release=release, resume=resume, deadline=deadline, vmcore=vmcore,
-        sysfs=sysfs,
+        sysfs=sysfs, quorum=quorum,
     )  # fmt: skip
     with output.bar("sealing") as progress:
         result = capture(load_site(), request, progress, lambda vault: output.say(f"vault {vault}"))

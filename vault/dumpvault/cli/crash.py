@@ -9,6 +9,7 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.viewing import view_options, viewed
 from dumpvault.flows.crash import check_crash, run_crash
+from dumpvault.flows.mount import check_fuse
 
 __all__ = ["crash_command"]
 
@@ -18,7 +19,7 @@ __all__ = ["crash_command"]
     epilog=output.epilog(
         "dumpvault crash latest /usr/lib/debug/boot/vmlinux-6.1.0-56-amd64",
         "dumpvault crash 3f9c vmlinux -- -s -i commands",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")
@@ -32,5 +33,6 @@ def crash_command(vault: str, vmlinux: str, arguments: tuple[str, ...], no_page_
     Ends with crash's exit status. Standard output is crash's, so there is no --json.
     """
     check_crash(vmlinux)
+    check_fuse()
     with viewed(vault, shared=True, **how) as view:
         return run_crash(view, vmlinux, arguments, output.say, page_cache=not no_page_cache)

@@ -27,7 +27,7 @@ _OURS = (__file__, drgn.__file__, runpy.__file__, "<frozen runpy>")
         "dumpvault drgn latest",
         "dumpvault drgn -e 'for task in for_each_task(prog): print(task.comm.string_())' 3f9c",
         "dumpvault drgn -s vmlinux 3f9c tasks.py --all",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")
@@ -57,6 +57,7 @@ def drgn_command(
         raise Usage("-e CODE and a SCRIPT both say what to run", "Give one of them.")
     if script is not None and not os.path.isfile(script):
         raise Usage(f"{script}: no such script", "Options such as -e and --symbols stand before ID.")
+    drgn.check_drgn()
     with viewed(vault, **how) as view:
         prog = drgn.program(view.image, symbols, find_symbols=not no_default_symbols)
         try:

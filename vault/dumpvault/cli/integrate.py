@@ -31,6 +31,7 @@ __all__ = ["integrate_command"]
 @click.option("--undo", is_flag=True, help="Take it out again.")
 @click.option("--signer", metavar="NAME", help="This host's collector key, NAME@HOST. [default: the site's]")
 @click.option("--recipient", "recipients", multiple=True, metavar="NAME", help="Who can open it. May be repeated.")
+@click.option("--quorum", metavar="KofN:NAME,…", help="Custodians, K of whom must agree; instead of --recipient.")
 @click.option("--policy", metavar="NAME", help="Policy by name. [default: the site's, else baseline]")
 @click.option("--host", metavar="NAME", help="Name of the machine. [default: the root's]")
 @click.option("--store", metavar="DIR", help="The store, as the crash kernel finds it. [default: the site's]")
@@ -50,6 +51,7 @@ def integrate_command(
     undo: bool,
     signer: str | None,
     recipients: tuple[str, ...],
+    quorum: str | None,
     policy: str | None,
     host: str | None,
     store: str | None,
@@ -67,13 +69,13 @@ def integrate_command(
     public keys and the policy, all from the site below --root. Doing it again changes nothing.
     """
     if image:
-        _fill(image, root, host, signer, recipients, policy)
+        _fill(image, root, host, signer, recipients, quorum, policy)
         return
     if not name:
         raise Usage("no NAME", f"One of {', '.join(NAMES)}.")
     options = HostOptions(
         host=host, signer=signer, recipients=recipients, policy=policy, store=store, store_device=store_device,
-        command=command, layout=layout,
+        command=command, layout=layout, quorum=quorum,
     )  # fmt: skip
     wanted = plan_removal(name, root) if undo else plan(name, root, options)
     if not as_json:
@@ -115,13 +117,14 @@ def _asked(wanted: Plan) -> bool:
 
 
 def _fill(
-    image: str, root: str, host: str | None, signer: str | None, recipients: tuple[str, ...], policy: str | None
-) -> None:
+    image: str, root: str, host: str | None, signer: str | None, recipients: tuple[str, ...], quorum: str | None,
+    policy: str | None,
+) -> None:  # fmt: skip
     from dumpvault.flows.image import fill_image
     from dumpvault.flows.site import Site
 
     if not host or not signer:
         raise Usage("--image needs --host and --signer", "The hooks take both from /etc/dumpvault/crash.conf.")
     site = Site.load({}, root)
-    for binary in fill_image(site, image, host, signer, recipients, policy or site.policy_name):
+    for binary in fill_image(site, image, host, signer, recipients, policy or site.policy_name, quorum):
         click.echo(binary)

@@ -14,6 +14,7 @@ from dumpvault.flows import keys as flow
 from dumpvault.formats.allowed_signers import ROLES
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
+from dumpvault.stages.trust import Folder
 
 __all__ = ["keys_command"]
 
@@ -29,7 +30,7 @@ def keys_command() -> None:
 
 @keys_command.group("new")
 def new() -> None:
-    """Make a recipient (who can open) or a signer (who vouches)."""
+    """Make a recipient (who can open), a custodian (who holds a share) or a signer (who vouches)."""
 
 
 def _protection(function: Any) -> Any:
@@ -64,6 +65,25 @@ def new_recipient(name: str, kem: str, unprotected: bool, passphrase_file: str |
     site = load_site()
     facts = flow.new_recipient(site, name, kem, _passphrase(name, unprotected, passphrase_file))
     _made(facts, as_json)
+
+
+@new.command(
+    "custodian",
+    epilog=output.epilog(
+        "dumpvault keys new custodian alice",
+        "dumpvault keys new custodian bob --kem p384 --passphrase-file bob.txt",
+        codes=(0, 1, 2, 12, 13),
+    ),
+)
+@click.argument("name")
+@click.option("--kem", type=click.Choice(list(SUITES)), default="xwing", show_default=True, help="Kind of key.")
+@_protection
+@output.json_option
+def new_custodian(name: str, kem: str, unprotected: bool, passphrase_file: str | None, as_json: bool) -> None:
+    """Make a custodian NAME, who holds one share of vaults under dual control and opens none of them alone."""
+    site = load_site()
+    passphrase = _passphrase(name, unprotected, passphrase_file)
+    _made(flow.new_recipient(site, name, kem, passphrase, "custodians"), as_json)
 
 
 @new.command(
@@ -157,16 +177,19 @@ def export(name: str, path: str | None, as_json: bool) -> None:
     epilog=output.epilog(
         "dumpvault keys import analyst.pub",
         "dumpvault keys import db1.pub --role collector --name collector@db1",
+        "dumpvault keys import alice.pub --custodian",
         codes=(0, 1, 2, 13),
     ),
 )
 @click.argument("file")
 @click.option("--name", help="Call it NAME here. [default: the name in the file]")
 @click.option("--role", type=click.Choice(list(ROLES)), help="What an imported signer may sign.")
+@click.option("--custodian", is_flag=True, help="It is to hold shares under dual control, not to open vaults alone.")
 @output.json_option
-def import_key(file: str, name: str | None, role: str | None, as_json: bool) -> None:
-    """Add somebody's public half from FILE: a recipient, or a signer with --role."""
-    _made(flow.import_key(load_site(), file, name, role), as_json)
+def import_key(file: str, name: str | None, role: str | None, custodian: bool, as_json: bool) -> None:
+    """Add somebody's public half from FILE: a recipient, a custodian with --custodian, or a signer with --role."""
+    folder: Folder = "custodians" if custodian else "recipients"
+    _made(flow.import_key(load_site(), file, name, role, folder), as_json)
 
 
 def _as_json(facts: flow.KeyFacts) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.viewing import view_options, viewed
-from dumpvault.flows.mount import check_mount_point, mount
+from dumpvault.flows.mount import check_fuse, check_mount_point, mount
 
 __all__ = ["mount_command"]
 
@@ -20,7 +20,7 @@ __all__ = ["mount_command"]
     epilog=output.epilog(
         "dumpvault mount latest /mnt/vmcore",
         "crash /mnt/vmcore/vmcore /usr/lib/debug/boot/vmlinux-6.1.0-56-amd64",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")
@@ -47,6 +47,7 @@ def mount_command(vault: str, directory: str, no_page_cache: bool, as_json: bool
     error, never zeros.
     """
     check_mount_point(directory)
+    check_fuse()
     with viewed(vault, ahead=os.cpu_count() or 1, shared=True, **how) as view:
         where = os.path.abspath(directory)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.approvals import approvals_option, load_approvals
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.listing import find_vault
@@ -19,7 +20,8 @@ __all__ = ["open_command"]
         "dumpvault open latest -o vmcore",
         "dumpvault open 3f9c -o - | sha256sum",
         "dumpvault open 3f9c -o what-there-is --partial",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        "dumpvault open 3f9c -o vmcore --approvals alice.json --approvals bob.json",
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")
@@ -29,6 +31,7 @@ __all__ = ["open_command"]
     "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key to use. [default: any of the site's]"
 )
 @passphrase_option
+@approvals_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--partial", is_flag=True, help="Write what can be authenticated of an incomplete or damaged vault.")
@@ -40,6 +43,7 @@ def open_command(
     store: str | None,
     keys: tuple[str, ...],
     passphrase_file: str | None,
+    approvals: tuple[str, ...],
     allowed_signers: str | None,
     force: bool,
     partial: bool,
@@ -57,7 +61,8 @@ def open_command(
     trust = load_trust(site, allowed_signers)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
-    request = OpenRequest(find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs)
+    answers = load_approvals(site, approvals)
+    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
     short = shortfall(opened)

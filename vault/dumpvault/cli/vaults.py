@@ -109,6 +109,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "end": manifest.end if manifest else None,
         "truncated": manifest.truncated if manifest else None,
         "policy": header.policy.name,
+        "quorum": f"any {header.quorum} of {len(header.recipients)}" if header.quorum else None,
         "recipients": [f"{r.name} ({r.suite})" for r in header.recipients],
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
         "findings": [finding.message for finding in report.findings],

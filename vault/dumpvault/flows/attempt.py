@@ -22,6 +22,7 @@ from dumpvault.formats.keybag import Keybag, derive_kek
 from dumpvault.formats.manifest import Manifest
 from dumpvault.formats.policy import Policy
 from dumpvault.formats.recipient import Recipient
+from dumpvault.formats.sharing import Commitments
 from dumpvault.formats.sshkey import SigningKey
 from dumpvault.model import FRAME_SIZE, Kind, Region, Store
 from dumpvault.ranges import Ranges
@@ -49,6 +50,7 @@ class CaptureRequest:
 
     ``region_size`` in bytes overrides the policy's, ``release`` its release mode; ``jobs`` are sealing threads,
     ``deadline`` is in seconds. ``vmcore`` and ``sysfs`` are this boot's own dump and where its kernel is asked.
+    ``quorum`` (``2of3:alice,bob,carol``) puts custodians under dual control in the place of ``recipients``.
     """
 
     source: str
@@ -65,6 +67,7 @@ class CaptureRequest:
     deadline: float | None = None
     vmcore: str = "/proc/vmcore"
     sysfs: str = "/sys"
+    quorum: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Attempt:
     releaser: Releaser
     journal: Journal | None
     notes: list[str] = field(default_factory=list)
+    #: Under dual control, how many of ``recipients``, who are custodians then, must agree.
+    quorum: int | None = None
     #: What the vault's earlier attempts could not read, as file ranges.
     unread: Ranges = field(default_factory=Ranges)
     header: Header = field(init=False)
@@ -108,7 +113,7 @@ class Attempt:
         announce(self.header.vault)
         vk = os.urandom(32)
         vault, digest = self.header.vault, self.chain.header_digest
-        self.chain.take_over(lambda n: Keybag.seal(vk, self.recipients, vault, n, digest), boot, _TOOL, _now())
+        self.chain.take_over(lambda n: self._seal(vk, vault, n, digest), boot, _TOOL, _now())
         if adopted is not None:
             self.chain.append(Adopt(adopted), _now())
         kek = derive_kek(vk, vault, self.chain.attempt)
@@ -130,6 +135,12 @@ class Attempt:
             committer.failure = error  # a commit found no room; what was kept free serves to sign off
         self._settle(committer, stop)
         return self._finish(committer)
+
+    def _seal(self, vk: bytes, vault: str, attempt: int, header: str) -> tuple[Keybag, Commitments | None]:
+        quorum = self.header.quorum
+        if quorum is None:
+            return Keybag.seal(vk, self.recipients, vault, attempt, header), None
+        return Keybag.seal_shares(vk, self.recipients, quorum, vault, attempt, header)
 
     def _begin(self, request: CaptureRequest, boot_id: str | None) -> tuple[Ranges, list[Outcome], int | None]:
         """A new vault's header, or the unfinished vault; what of the source it holds, and its adopted tip."""
@@ -207,11 +218,13 @@ class Attempt:
             policy=PolicyText(self.policy.name, self.policy.text),
             signers=(self.key.signer,),
             recipients=tuple(Listed(r.name, r.suite.name, r.digest) for r in self.recipients),
+            quorum=self.quorum,
         )
 
     def _same_recipients(self, header: Header) -> list[Recipient]:
         """The recipients that the header names; the new attempt's key is for them and nobody else."""
-        known = {r.digest: r for r in [*self.recipients, *self.site.trust.recipients()]}
+        trust = self.site.trust
+        known = {r.digest: r for r in [*self.recipients, *trust.recipients(), *trust.recipients("custodians")]}
         missing = [r.name for r in header.recipients if r.digest not in known]
         if missing:
             raise NoKey(

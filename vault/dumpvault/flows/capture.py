@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dumpvault.errors import Interrupted, NoKey, StoreFailed
+from dumpvault.errors import Interrupted, NoKey, StoreFailed, Usage
 from dumpvault.flows.attempt import Attempt, CaptureRequest, CaptureResult, boot_id
 from dumpvault.flows.sealing import Stop
 from dumpvault.flows.site import Site
@@ -25,6 +25,7 @@ from dumpvault.formats.header import Source as SourceFacts
 from dumpvault.formats.policy import parse_compress
 from dumpvault.formats.private_key import LockedKey
 from dumpvault.formats.recipient import Recipient
+from dumpvault.formats.sharing import Quorum
 from dumpvault.formats.sshkey import SigningKey
 from dumpvault.ranges import Ranges
 from dumpvault.stages.journal import Journal
@@ -35,7 +36,7 @@ from dumpvault.stages.source import Source, open_source
 if TYPE_CHECKING:
     pass
 
-__all__ = ["CaptureRequest", "CaptureResult", "capture", "recipients_for", "signer_for"]
+__all__ = ["CaptureRequest", "CaptureResult", "capture", "parties_for", "signer_for"]
 
 
 def capture(
@@ -69,7 +70,7 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     host = os.fsencode(request.host or os.uname().nodename).decode(errors="backslashreplace")
     key = signer_for(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
-    recipients = recipients_for(site, request.recipients or site.recipients)
+    recipients, quorum = parties_for(site, request.recipients, request.quorum)
     policy.check_recipients(recipients)
     compress = parse_compress(request.compress or policy.compress, "--compress")
     own = _is_own(request.source, request.vmcore)
@@ -96,7 +97,10 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     if own or facts.identity or releaser.method != "none":
         # A boot has one dump of its own, also when its notes have gone with the CPU area and it looks like another.
         journal = Journal(site.run, "own" if own else facts.identity or "pipe", boot_id())
-    return Attempt(site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes)
+    return Attempt(
+        site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes,
+        quorum,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -159,6 +163,36 @@ def recipients_for(site: Site, names: tuple[str, ...]) -> list[Recipient]:
     if not names:
         raise NoKey("no recipient", "Name at least one with --recipient; without one nobody could open the vault.")
     return [site.trust.recipient(name) for name in names]
+
+
+def parties_for(site: Site, names: tuple[str, ...], quorum: str | None) -> tuple[list[Recipient], int | None]:
+    """Who is to open: recipients, or custodians and how many of them must agree; by default as the configuration says.
+
+    Raises ``NoKey``, ``BadInput`` or ``Usage``.
+    """
+    if quorum and names:
+        raise Usage(
+            "--quorum and --recipient exclude each other",
+            "Whoever opens the vault alone undoes the quorum. Leave one of them out; nothing was captured.",
+        )
+    if wanted := quorum or (site.quorum if not names else None):
+        shared = Quorum.parse(wanted, "--quorum" if quorum else "quorum")
+        return custodians_for(site, shared), shared.threshold
+    return recipients_for(site, names or site.recipients), None
+
+
+def custodians_for(site: Site, quorum: Quorum) -> list[Recipient]:
+    """The custodians of ``quorum``, no two with one key. Raises ``NoKey``, ``BadInput`` or ``Usage``."""
+    found: dict[str, Recipient] = {}
+    for name in quorum.custodians:
+        custodian = site.trust.recipient(name, "custodians")
+        other = found.setdefault(custodian.digest, custodian)
+        if other is not custodian:
+            raise Usage(
+                f"quorum: custodians {other.name} and {custodian.name} have the same key",
+                "Two shares in one hand are no dual control. Give each a key of their own; nothing was captured.",
+            )
+    return list(found.values())
 
 
 def _describe(source: Source, own: bool) -> SourceFacts:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from dumpvault.errors import StoreFailed, VaultError
-from dumpvault.flows.capture import CaptureRequest, capture, recipients_for, signer_for
+from dumpvault.flows.capture import CaptureRequest, capture, parties_for, signer_for
 from dumpvault.flows.crash_kernel import Check, State, check_clock, check_kernel, check_release, memory_total
 from dumpvault.flows.demo import write_memory
 from dumpvault.flows.installing import read_below
@@ -107,6 +107,10 @@ class _Case:
         return self.baked.recipients if self.baked else self.site.recipients
 
     @property
+    def quorum(self) -> str | None:
+        return (self.baked.quorum or None) if self.baked else self.site.quorum
+
+    @property
     def signer_name(self) -> str | None:
         return self.baked.signer if self.baked else self.site.signer
 
@@ -119,10 +123,11 @@ class _Case:
         yield Check("policy", "ok", f"{self.policy.name} ({self.site.policy_path(self.policy.name)})")
 
     def check_recipients(self) -> Iterator[Check]:
-        chosen = recipients_for(self.site, self.recipient_names)
+        chosen, threshold = parties_for(self.site, self.recipient_names, self.quorum)
         if self.policy:
             self.policy.check_recipients(chosen)
-        yield Check("recipients", "ok", ", ".join(f"{r.name} ({r.suite.name})" for r in chosen))
+        needed = f"any {threshold} of " if threshold else ""
+        yield Check("recipients", "ok", needed + ", ".join(f"{r.name} ({r.suite.name})" for r in chosen))
         held = {key.public for key in self.site.trust.private_keys() if key.purpose == "recipient"}
         here = [r.name for r in chosen if r.public in held]
         if here:
@@ -242,7 +247,7 @@ class _Case:
             trial = replace(self.site, run=os.path.join(folder, "run"), store_url=os.path.join(folder, "store"))
             request = CaptureRequest(
                 source=source, recipients=self.recipient_names, signer=self.signer_name, policy=self.policy_name,
-                host=self.host, release="none",
+                host=self.host, release="none", quorum=self.quorum,
             )  # fmt: skip
             result = capture(trial, request, lambda done, total: None, lambda vault: None)
             store, trust = trial.store(), trial.trust.allowed_signers()
@@ -251,7 +256,11 @@ class _Case:
             if worst:
                 raise worst
             found = "sealed and verified 1 MiB"
-            wanted = {r.public for r in recipients_for(self.site, self.recipient_names)}
+            chosen, threshold = parties_for(self.site, self.recipient_names, self.quorum)
+            if threshold:
+                yield Check("canary", "ok", f"{found}; not opened, for {threshold} custodians must agree to that")
+                return
+            wanted = {r.public for r in chosen}
             keys: list[PrivateKey | LockedKey] = [
                 key for key in trial.trust.private_keys() if isinstance(key, PrivateKey) and key.public in wanted
             ]

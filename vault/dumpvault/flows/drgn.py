@@ -19,7 +19,7 @@ from dumpvault.formats.image import Absent, Image
 if TYPE_CHECKING:
     import drgn
 
-__all__ = ["program", "run"]
+__all__ = ["check_drgn", "program", "run"]
 
 _ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "AARCH64", "ppc64le": "PPC64"}
 
@@ -115,6 +115,11 @@ def run(prog: drgn.Program, script: str | None, arguments: Sequence[str], code: 
         sys.path.insert(0, "")
         names: dict[str, Any] = default_globals(prog)
         exec(str(code), names)  # noqa: S102
+
+
+def check_drgn() -> None:
+    """Raise ``VaultError`` if drgn is not here: before a vault is opened, since an approval opens it only once."""
+    _drgn()
 
 
 def _drgn() -> ModuleType:

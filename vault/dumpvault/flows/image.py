@@ -15,10 +15,13 @@ import tempfile
 from typing import Any
 
 from dumpvault.errors import BadInput, StoreFailed, VaultError
-from dumpvault.flows.capture import recipients_for, signer_for
+from dumpvault.flows.capture import parties_for, signer_for
 from dumpvault.flows.demo import write_memory
 from dumpvault.flows.keys import new_signer
 from dumpvault.flows.site import Site, init_site
+from dumpvault.formats.recipient import Recipient
+from dumpvault.formats.sharing import Quorum
+from dumpvault.stages.trust import Folder
 
 __all__ = ["COMMAND", "fill_image"]
 
@@ -28,7 +31,9 @@ _FLAGS = ["-I", "-S", "-B", "-X", "utf8"]
 _START = "import sys; sys.path += {paths!r}; from {module} import {function}; {function}()"
 
 
-def fill_image(site: Site, image: str, host: str, signer: str, recipients: tuple[str, ...], policy: str) -> list[str]:
+def fill_image(
+    site: Site, image: str, host: str, signer: str, recipients: tuple[str, ...], policy: str, quorum: str | None = None
+) -> list[str]:
     """Write below ``image`` all that a capture on ``host`` needs; returns the binaries that the caller must add.
 
     Raises ``VaultError`` where a capture with these keys and this policy would be refused, or did not work.
@@ -36,12 +41,17 @@ def fill_image(site: Site, image: str, host: str, signer: str, recipients: tuple
     if not os.path.isdir(image):
         raise BadInput(f"{image} is no directory", "It is the tree that an initramfs is made from.")
     signer_for(site, signer, host)
-    chosen = recipients_for(site, recipients)
+    chosen, threshold = parties_for(site, recipients, quorum)
+    folder: Folder = "custodians" if threshold else "recipients"
     rules = site.policy(policy)
     rules.check_recipients(chosen)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = _own_paths(python)
-    found = _rehearse(site, python, paths, recipients, policy)
+    names = tuple(recipient.name for recipient in chosen)
+    parties = [word for name in names for word in ("--recipient", name)]
+    if threshold:
+        parties = ["--quorum", Quorum(threshold, names).text]
+    found = _rehearse(site, python, paths, chosen, folder, parties, policy)
     try:
         standard = os.path.dirname(os.__file__)
         os.makedirs(_in(image, os.path.join(standard, "lib-dynload")), exist_ok=True)
@@ -54,7 +64,7 @@ def fill_image(site: Site, image: str, host: str, signer: str, recipients: tuple
         home = _in(image, "/etc/dumpvault")
         _write(f"{home}/policies/{rules.name}.toml", rules.text, 0o644)
         for recipient in chosen:
-            _write(f"{home}/keys/recipients/{recipient.name}.pub", recipient.line, 0o644)
+            _write(f"{home}/keys/{folder}/{recipient.name}.pub", recipient.line, 0o644)
         with open(site.trust.allowed_signers_path, encoding="utf-8") as file:
             _write(f"{home}/keys/allowed_signers", file.read(), 0o644)
         os.makedirs(f"{home}/private", mode=0o700, exist_ok=True)
@@ -79,23 +89,23 @@ def _own_paths(python: str) -> list[str]:
     return paths
 
 
-def _rehearse(site: Site, python: str, paths: list[str], recipients: tuple[str, ...], policy: str) -> dict[str, Any]:
-    """Capture with the real recipients and policy, and a signer that is thrown away; what was loaded."""
-    with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as folder:
-        trial = Site.load({"DUMPVAULT_HOME": os.path.join(folder, "site")})
+def _rehearse(
+    site: Site, python: str, paths: list[str], chosen: list[Recipient], folder: Folder, parties: list[str], policy: str
+) -> dict[str, Any]:
+    """Capture for those whom ``parties`` names, with the real policy and a signer that is thrown away; what was loaded."""
+    with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as place:
+        trial = Site.load({"DUMPVAULT_HOME": os.path.join(place, "site")})
         init_site(trial)
         new_signer(trial, "rehearsal", "collector", None)
-        for recipient in recipients_for(site, recipients):
-            trial.trust.add_recipient(recipient)
-        write_memory(os.path.join(folder, "vmcore"), 1)
+        for recipient in chosen:
+            trial.trust.add_recipient(recipient, folder)
+        write_memory(os.path.join(place, "vmcore"), 1)
         capture = [
-            "capture", os.path.join(folder, "vmcore"), "--policy", os.path.abspath(site.policy_path(policy)),
-            "--release", "none", "--signer", "rehearsal",
+            "capture", os.path.join(place, "vmcore"), "--policy", os.path.abspath(site.policy_path(policy)),
+            "--release", "none", "--signer", "rehearsal", *parties,
         ]  # fmt: skip
-        for name in recipients:
-            capture += ["--recipient", os.path.basename(name).removesuffix(".pub")]
         runs = [[*capture, "--compress", "zstd"], [*capture, "--compress", "none"]]
-        runs += [["capture", f"{folder}/none"], ["capture", "--nonsense"], ["capture", "--help"]]
+        runs += [["capture", f"{place}/none"], ["capture", "--nonsense"], ["capture", "--help"]]
         start = _START.format(paths=paths, module="dumpvault.cli.footprint", function="record")
         done = subprocess.run(  # noqa: S603 - the interpreter that runs us
             [python, *_FLAGS, "-c", start, json.dumps(runs)], check=False, capture_output=True, text=True,

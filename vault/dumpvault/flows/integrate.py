@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dumpvault.errors import BadInput, NoKey, Usage, VaultError
-from dumpvault.flows.capture import recipients_for, signer_for
+from dumpvault.flows.capture import parties_for, signer_for
 from dumpvault.flows.installing import Change, apply, read_below
 from dumpvault.flows.site import Site, shipped
 from dumpvault.formats import kdump_conf
 from dumpvault.formats.crash_conf import CrashConf
+from dumpvault.formats.sharing import Quorum
 
 __all__ = [
     "CRASH_CONF",
@@ -93,6 +94,7 @@ class HostOptions:
     host: str | None = None
     signer: str | None = None
     recipients: tuple[str, ...] = ()
+    quorum: str | None = None
     policy: str | None = None
     store: str | None = None
     store_device: str | None = None
@@ -116,15 +118,18 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
     site = Site.load({}, root)
     host = options.host or host_of(root)
     signer = _signer(site, options.signer or site.signer, host)
-    recipients = recipients_for(site, options.recipients or site.recipients)
+    recipients, threshold = parties_for(site, options.recipients, options.quorum)
     policy = site.policy(options.policy)
     policy.check_recipients(recipients)
     store = options.store or _inside(root, site.store_url)
     if not store.startswith("/"):
         raise Usage(f"--store {store} is no absolute path", "Name the directory as the integrated system sees it.")
+    # An image finds them by name.
+    names = [site.trust.recipient(r.name, "custodians" if threshold else "recipients").name for r in recipients]
     baked = CrashConf(
         command=options.command or _find_command(root), host=host, signer=signer, policy=policy.name,
-        recipients=tuple(site.trust.recipient(r.name).name for r in recipients),  # an image finds them by name
+        recipients=tuple(names) if threshold is None else (),
+        quorum=Quorum(threshold, tuple(names)).text if threshold else "",
         store=store, store_device=options.store_device or "",
     )  # fmt: skip
     notes = []

@@ -15,7 +15,7 @@ from dumpvault.formats.kem import SUITES
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.recipient import NAME, Recipient
 from dumpvault.formats.sshkey import Signer, SigningKey
-from dumpvault.stages.trust import read_text
+from dumpvault.stages.trust import Folder, read_text
 
 __all__ = [
     "KeyFacts",
@@ -34,7 +34,7 @@ class KeyFacts:
     """What may be shown of a key. ``private`` is ``none``, ``locked`` or ``unprotected``; ``public_line`` is shareable."""
 
     name: str
-    purpose: Literal["recipient", "signer"]
+    purpose: Literal["recipient", "custodian", "signer"]
     algorithm: str
     fingerprint: str
     private: str
@@ -42,12 +42,14 @@ class KeyFacts:
     public_line: str
 
 
-def new_recipient(site: Site, name: str, suite: str, passphrase: bytes | None) -> KeyFacts:
-    """A fresh recipient. ``passphrase`` None leaves its private half unprotected. Raises ``BadInput``."""
+def new_recipient(
+    site: Site, name: str, suite: str, passphrase: bytes | None, folder: Folder = "recipients"
+) -> KeyFacts:
+    """A fresh recipient, or custodian. ``passphrase`` None leaves its private half unprotected. Raises ``BadInput``."""
     private, public = SUITES[suite].generate()
     recipient = Recipient(name, SUITES[suite], public)
     with _private_half(site, PrivateKey(name, "recipient", suite, private), passphrase):
-        site.trust.add_recipient(recipient)
+        site.trust.add_recipient(recipient, folder)
     return _facts(site, name)
 
 
@@ -78,12 +80,19 @@ def _check_free(site: Site, name: str, allowed: str = "") -> None:
             raise BadInput(f"there is a key {name!r} already", "Nothing is overwritten. Choose another name.")
 
 
-def import_key(site: Site, path: str, name: str | None, role: str | None) -> KeyFacts:
-    """Add somebody's public half: a recipient's line, or an ``ssh-ed25519`` line with the ``role`` it shall have."""
+def import_key(site: Site, path: str, name: str | None, role: str | None, folder: Folder = "recipients") -> KeyFacts:
+    """Add somebody's public half: a recipient's line, or an ``ssh-ed25519`` line with the ``role`` it shall have.
+
+    A recipient's line goes to ``folder``, which makes it a recipient or a custodian.
+    """
     text = read_text(path, "a public key")
     if len(text.strip().splitlines()) != 1:
         raise BadInput(f"{path} holds no single line", "Import one public key at a time.")
     if text.startswith("ssh-ed25519 "):
+        if folder == "custodians":
+            raise Usage(
+                f"{path} is a signer", "Shares are sealed to encryption keys; import this one with --role custodian."
+            )
         if role is None:
             raise Usage(f"{path} is a signer", f"Say what it may sign, with --role: {', '.join(ROLES)}.")
         try:
@@ -102,7 +111,7 @@ def import_key(site: Site, path: str, name: str | None, role: str | None) -> Key
             recipient = Recipient(name, recipient.suite, recipient.public)
         name = recipient.name
         _check_free(site, name, recipient.line)
-        site.trust.add_recipient(recipient)
+        site.trust.add_recipient(recipient, folder)
     return _facts(site, name)
 
 
@@ -130,6 +139,8 @@ def list_keys(site: Site) -> list[KeyFacts]:
 
     for r in trust.recipients():
         found[r.name] = KeyFacts(r.name, "recipient", r.suite.name, r.digest, private(r.name, r.public), (), r.line)
+    for r in trust.recipients("custodians"):
+        found[r.name] = KeyFacts(r.name, "custodian", r.suite.name, r.digest, private(r.name, r.public), (), r.line)
     if os.path.exists(trust.allowed_signers_path):
         for entry in trust.allowed_signers().keys:
             name, signer = entry.principal, entry.signer

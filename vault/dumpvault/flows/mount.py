@@ -18,7 +18,7 @@ from typing import Any
 from dumpvault.errors import BadInput, VaultError
 from dumpvault.flows.view import View, VirtualFile
 
-__all__ = ["check_mount_point", "mount"]
+__all__ = ["check_fuse", "check_mount_point", "mount"]
 
 _TYPE = "fuse.dumpvault"
 _ENDED = 8
@@ -89,6 +89,11 @@ def _clear(directory: str) -> bool:
         return False
     command = ["umount", "--lazy", path] if os.geteuid() == 0 else ["fusermount3", "-u", "-z", path]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+def check_fuse() -> None:
+    """Raise ``VaultError`` if nothing can be mounted here: before a vault is opened, since an approval opens it only once."""
+    _binding()
 
 
 def _binding() -> ModuleType:

@@ -15,7 +15,7 @@ from dumpvault.stages.trust import TrustDirectory, read_text
 
 __all__ = ["Site", "init_site", "shipped"]
 
-_SETTINGS = ("store", "policy", "signer", "recipients")
+_SETTINGS = ("store", "policy", "signer", "recipients", "quorum")
 _CONFIG = """\
 # dumpvault's configuration. Flags and DUMPVAULT_* variables override it.
 
@@ -28,6 +28,8 @@ _CONFIG = """\
 # Who seals, and for whom, when capture is not told.
 # signer = "collector"
 # recipients = ["analyst"]
+# Or, instead of recipients, custodians, so many of whom must agree.
+# quorum = "2of3:alice,bob,carol"
 """
 
 
@@ -43,6 +45,7 @@ class Site:
     policy_name: str
     signer: str | None
     recipients: tuple[str, ...]
+    quorum: str | None = None
 
     @classmethod
     def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
@@ -56,7 +59,11 @@ class Site:
         settings: dict[str, object] = {}
         for path in files:
             if os.path.exists(path):
-                settings |= _read_config(path)
+                found = _read_config(path)
+                for one, other in (("quorum", "recipients"), ("recipients", "quorum")):
+                    if one in found:
+                        settings.pop(other, None)  # who opens is one setting with two spellings
+                settings |= found
         store = environ.get("DUMPVAULT_STORE") or settings.get("store") or os.path.join(data, "store")
         if root is not None and settings.get("store"):
             store = os.path.join(root, str(store).removeprefix("file://").lstrip("/"))
@@ -70,11 +77,17 @@ class Site:
             policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
             signer=str(signer) if signer else None,
             recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
+            quorum=str(settings["quorum"]) if settings.get("quorum") else None,
         )
 
     @property
     def trust(self) -> TrustDirectory:
         return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"))
+
+    @property
+    def requests(self) -> str:
+        """Where the one-time keys of this home's own requests are."""
+        return os.path.join(self.home, "private", "requests")
 
     def store(self, url: str | None = None, *, create: bool = False) -> Store:
         return open_store(url or self.store_url, create=create)
@@ -133,6 +146,11 @@ def _read_config(path: str) -> dict[str, object]:
             raise BadInput(
                 f"{path}: {key!r} must be a {'list of names' if wanted is list else 'string'}", "Correct it."
             )
+    if "quorum" in settings and "recipients" in settings:
+        raise BadInput(
+            f"{path}: 'quorum' and 'recipients' exclude each other",
+            "A recipient opens alone what a quorum is to guard.",
+        )
     return settings
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dumpvault.errors import Forged, Incomplete
+from dumpvault.errors import Forged, Incomplete, Usage
+from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -67,23 +68,31 @@ def unlock_vault(
     trust: AllowedSigners,
     unlock: Unlock,
     accept: Callable[[Report], None],
+    approvals: Approvals | None = None,
 ) -> Unlocked:
-    """Verify all but the bodies, then unlock with the first of ``keys`` that is a recipient.
+    """Verify all but the bodies, then unlock: with the first of ``keys`` that is a recipient, or by ``approvals``.
 
     ``accept`` raises what stands against going on; it is asked before any key is touched. Raises ``VaultError``.
     """
     report = verify(store, vault, trust, bodies=False)
     accept(report)
-    chosen = choose_key(report.examiner.header, keys)
-    key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
-    regions = sorted(_keyed_regions(store, report, key), key=lambda region: region.record.offset)
+    examiner = report.examiner
+    if examiner.header.quorum is not None:
+        keks = agree(report, approvals).open()
+    elif approvals:
+        raise Usage(
+            f"vault {vault} is not under dual control, so approvals do not open it", "A recipient's key alone does."
+        )
+    else:
+        chosen = choose_key(examiner.header, keys)
+        key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
+        keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
+    regions = sorted(_keyed_regions(store, report, keks), key=lambda region: region.record.offset)
     return Unlocked(report, regions)
 
 
-def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[KeyedRegion]:
-    examiner = report.examiner
-    keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
-    for commit in examiner.commits:
+def _keyed_regions(store: Store, report: Report, keks: Mapping[int, bytes]) -> Iterator[KeyedRegion]:
+    for commit in report.examiner.commits:
         if not isinstance(commit.body, Regions) or not commit.body.regions or commit.attempt not in keks:
             continue
         keys = _wrapped(store, report, commit)

@@ -28,7 +28,7 @@ from dumpvault.model import (
     vault_prefix,
 )
 from dumpvault.stages.examine import Examiner, describe_gaps, gaps
-from dumpvault.stages.unlock import unlock_attempt, unwrap_key
+from dumpvault.stages.unlock import unlock_attempt, unlock_share, unwrap_key
 
 __all__ = ["STEPS", "Report", "Step", "require_structure", "verify"]
 
@@ -274,8 +274,14 @@ class _Verification:
                     )
 
     def openability(self, key: PrivateKey) -> None:
-        """With a key: its vault keys open, and each region commits to the data key that they unwrap."""
+        """With a key: its vault keys open, and each region commits to the data key that they unwrap.
+
+        A custodian's key shows of a vault under dual control that its shares open, and are those that were committed to.
+        """
         examiner = self._examiner
+        if examiner.header.quorum is not None:
+            self._share_opens(key, examiner.header.quorum)
+            return
         with self._step(10):
             keks: dict[int, bytes] = {}
             for attempt, bag in self._report.keybags.items():
@@ -285,6 +291,21 @@ class _Verification:
                 if commit.attempt in keks:
                     with self._part(10):
                         self._commit_opens(commit, keks[commit.attempt])
+
+    def _share_opens(self, key: PrivateKey, quorum: int) -> None:
+        examiner = self._examiner
+        with self._step(10):
+            for attempt, bag in self._report.keybags.items():
+                with self._part(10):
+                    shares = examiner.attempts[attempt][0].shares
+                    assert shares is not None
+                    unlock_share(bag, key, examiner.header, examiner.header_digest, shares)
+        step = self._report.steps[10]
+        if step.state == "held":
+            step.state = "partly"
+            step.note = (
+                f"the share of {key.name} is good; {quorum} of {len(examiner.header.recipients)} open the regions"
+            )
 
     def _commit_opens(self, commit: Commit, kek: bytes) -> None:
         assert isinstance(commit.body, Regions)

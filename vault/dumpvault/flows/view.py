@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Incomplete, VaultError
+from dumpvault.flows.combining import Approvals
 from dumpvault.flows.unlocking import Unlock, unlock_vault
 from dumpvault.flows.verify import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -43,7 +44,7 @@ class VirtualFile:
 class ViewRequest:
     """``keys`` are tried in order; ``cache`` is in bytes; ``ahead`` threads read ahead.
 
-    ``partial`` lets a damaged vault be read as far as it is good.
+    ``partial`` lets a damaged vault be read as far as it is good. ``approvals`` open a vault under dual control.
     """
 
     vault: str
@@ -51,6 +52,7 @@ class ViewRequest:
     cache: int = CACHE
     partial: bool = False
     ahead: int = 0
+    approvals: Approvals | None = None
 
 
 class View:
@@ -144,7 +146,7 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
         if worst and (not report.header_read or not (request.partial or isinstance(worst, Incomplete))):
             raise worst
 
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals)
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:

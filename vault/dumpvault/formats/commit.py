@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
+from dumpvault.formats.sharing import Commitments
 from dumpvault.model import FORMAT, PAGE, Codec, Kind, Range, RegionRecord, commit_path
 
 __all__ = ["LIMIT", "MAX_REGIONS", "Adopt", "Body", "Commit", "Ended", "Outcome", "Regions", "Release", "Takeover"]
@@ -18,19 +19,22 @@ _KINDS = "headers|notes|memory|flattened|opaque"
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """An attempt begins; ``keybag`` is the digest of its keybag object."""
+    """An attempt begins; ``keybag`` is the digest of its keybag object. ``shares`` is there under dual control only."""
 
     keybag: str
     boot_id: str | None
     tool: str
+    shares: Commitments | None = None
     kind = "takeover"
 
     def encode(self) -> dict[str, Any]:
-        return {"boot_id": self.boot_id, "keybag": self.keybag, "tool": self.tool}
+        body: dict[str, Any] = {"boot_id": self.boot_id, "keybag": self.keybag, "tool": self.tool}
+        return body if self.shares is None else body | {"shares": self.shares.encode()}
 
     @classmethod
     def read(cls, fields: jcs.Fields) -> Takeover:
-        return cls(fields.digest("keybag"), fields.text_or_null("boot_id"), fields.text("tool"))
+        shares = Commitments.read(fields.object("shares")) if fields.has("shares") else None
+        return cls(fields.digest("keybag"), fields.text_or_null("boot_id"), fields.text("tool"), shares)
 
 
 @dataclass(frozen=True, slots=True)

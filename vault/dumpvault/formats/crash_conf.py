@@ -34,11 +34,14 @@ class CrashConf:
     recipients: tuple[str, ...]
     store: str
     store_device: str
+    #: Under dual control, ``KofN:NAME,…`` in the place of recipients; else empty.
+    quorum: str = ""
 
     def __post_init__(self) -> None:
         words = {
             "command": self.command, "host name": self.host, "signer": self.signer, "policy": self.policy,
-            "store": self.store, "device": self.store_device or "-", **{f"recipient {r}": r for r in self.recipients},
+            "store": self.store, "device": self.store_device or "-", "quorum": self.quorum or "-",
+            **{f"recipient {r}": r for r in self.recipients},
         }  # fmt: skip
         for what, word in words.items():
             if not _PLAIN.fullmatch(word):
@@ -47,7 +50,8 @@ class CrashConf:
     @property
     def options(self) -> str:
         """Of ``dumpvault capture``, all but the signer and the store."""
-        return f"--host {self.host} --policy {self.policy}" + "".join(f" --recipient {r}" for r in self.recipients)
+        parties = [f"--quorum {self.quorum}"] if self.quorum else [f"--recipient {r}" for r in self.recipients]
+        return " ".join([f"--host {self.host} --policy {self.policy}", *parties])
 
     @property
     def text(self) -> str:
@@ -72,6 +76,7 @@ class CrashConf:
                 recipients=tuple(value for option, value in pairs if option == "--recipient"),
                 store=words["STORE"],
                 store_device=words["STORE_DEVICE"],
+                quorum=single.get("--quorum", ""),
             )
         except (ValueError, KeyError) as error:
             raise BadInput(f"{name}: cannot be read: {error}", "Integrate again, with --replace.") from None

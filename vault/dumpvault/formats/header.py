@@ -11,6 +11,7 @@ from dumpvault.formats.dsse import Envelope, Statement
 from dumpvault.formats.elf import Load
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
+from dumpvault.formats.sharing import component_count
 from dumpvault.formats.sshkey import Signer
 from dumpvault.model import FORMAT
 
@@ -71,6 +72,8 @@ class Header:
     policy: PolicyText
     signers: tuple[Signer, ...]
     recipients: tuple[Listed, ...]
+    #: Under dual control, how many of the recipients, who are custodians then, must agree.
+    quorum: int | None = None
 
     @property
     def keyids(self) -> frozenset[str]:
@@ -103,6 +106,8 @@ class Header:
             "tool": self.tool,
             "vault": self.vault,
         }  # fmt: skip
+        if self.quorum is not None:
+            predicate["quorum"] = self.quorum
         return Statement("header", "policy.toml", self.policy.digest, predicate)
 
     @classmethod
@@ -135,9 +140,21 @@ class Header:
             policy=policy,
             signers=tuple(_signer(entry) for entry in fields.objects("signers", 16, 1)),
             recipients=tuple(_listed(entry) for entry in fields.objects("recipients", 128, 1)),
+            quorum=fields.number("quorum") if fields.has("quorum") else None,
         )
         fields.done()
+        if header.quorum is not None:
+            _check_quorum(header, header.quorum, fields)
         return header
+
+
+def _check_quorum(header: Header, quorum: int, fields: jcs.Fields) -> None:
+    try:
+        component_count(quorum, len(header.recipients))
+    except ValueError as error:
+        fields.refuse(f"has a bad 'quorum': {error}")
+    if len({r.digest for r in header.recipients}) != len(header.recipients):
+        fields.refuse("has two custodians with one key")
 
 
 def _signer(fields: jcs.Fields) -> Signer:

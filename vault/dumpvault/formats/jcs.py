@@ -137,7 +137,7 @@ class Fields:
         return value
 
     def text_or_null(self, field: str) -> str | None:
-        return None if self._is_null(field) else self.text(field)
+        return None if self.is_null(field) else self.text(field)
 
     def number(self, field: str) -> int:
         value = self.take(field)
@@ -168,13 +168,19 @@ class Fields:
         return int(self.text(field, _QUANTITY.pattern), 16)
 
     def quantity_or_null(self, field: str) -> int | None:
-        return None if self._is_null(field) else self.quantity(field)
+        return None if self.is_null(field) else self.quantity(field)
 
     def digest(self, field: str) -> str:
         return self.text(field, _DIGEST.pattern)
 
+    def digests(self, field: str, longest: int, shortest: int = 0) -> tuple[str, ...]:
+        values = self.array(field, longest, shortest)
+        if not all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in values):
+            self.refuse(f"has a bad {field!r}: not an array of digests")
+        return tuple(values)
+
     def digest_or_null(self, field: str) -> str | None:
-        return None if self._is_null(field) else self.digest(field)
+        return None if self.is_null(field) else self.digest(field)
 
     def time(self, field: str) -> str:
         value = self.text(field, _TIME.pattern)
@@ -203,12 +209,17 @@ class Fields:
         items = self.array(field, longest, shortest)
         return [Fields(item, f"{self.name}: {field}[{i}]") for i, item in enumerate(items)]
 
+    def has(self, field: str) -> bool:
+        """Whether a field is there that the spec allows to be absent."""
+        return field in self._left
+
     def done(self) -> None:
         """Refuse fields that nobody asked for."""
         if self._left:
             self.refuse(f"has a field that the format does not know: {sorted(self._left)[0]!r}")
 
-    def _is_null(self, field: str) -> bool:
+    def is_null(self, field: str) -> bool:
+        """Whether the field is null, which then is read."""
         if field in self._left and self._left[field] is None:
             del self._left[field]
             return True

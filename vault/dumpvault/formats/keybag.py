@@ -5,18 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, cast
 
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
 from dumpvault.errors import Forged
-from dumpvault.formats import jcs
+from dumpvault.formats import jcs, sharing
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import Recipient
+from dumpvault.formats.sharing import Commitments
 from dumpvault.model import FORMAT
 
-__all__ = ["Entry", "Keybag", "WrappedKeys", "derive_kek", "info", "unwrap", "wrap"]
+__all__ = ["Entry", "Keybag", "Mode", "WrappedKeys", "check_share", "derive_kek", "info", "unwrap", "wrap"]
+
+Mode = Literal["direct", "shares"]
+_LABELS: dict[Mode, str] = {"direct": "dumpvault-keybag@v1", "shares": "dumpvault-share@v1"}
 
 _KEYBAG_LIMIT = 1 << 20
 _KEYS_LIMIT = 8 << 20
@@ -42,9 +47,23 @@ def unwrap(kek: bytes, wrapped: bytes, name: str) -> bytes:
         ) from None
 
 
-def info(suite: str, vault: str, attempt: int, header: str, recipient: str) -> bytes:
-    """HPKE ``info``: everything a sealed vault key is bound to."""
-    return f"dumpvault-keybag@v1\n{suite}\n{vault}\n{attempt}\n{header}\n{recipient}\n".encode()
+def info(suite: str, vault: str, attempt: int, header: str, recipient: str, mode: Mode = "direct") -> bytes:
+    """HPKE ``info``: everything a sealed vault key, or a share of it, is bound to."""
+    return f"{_LABELS[mode]}\n{suite}\n{vault}\n{attempt}\n{header}\n{recipient}\n".encode()
+
+
+def check_share(
+    share: bytes, commitments: Commitments, custodian: int, threshold: int, custodians: int, vault: str, attempt: int
+) -> dict[int, bytes]:
+    """The components of one custodian's share, by number; ``ValueError`` says what is wrong with it."""
+    numbers = sharing.held_by(custodian, threshold, custodians)
+    if len(share) != sharing.SIZE * len(numbers):
+        raise ValueError(f"{len(share)} bytes where {sharing.SIZE * len(numbers)} belong")
+    parts = {n: share[i * sharing.SIZE : (i + 1) * sharing.SIZE] for i, n in enumerate(numbers)}
+    for number, part in parts.items():
+        if not commitments.holds_component(number, part, vault, attempt):
+            raise ValueError(f"component {number} is not the one that the takeover of attempt {attempt} committed to")
+    return parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,36 +75,62 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Keybag:
-    """An attempt's vault key, sealed to each recipient."""
+    """An attempt's vault key, sealed to each recipient, or in ``mode`` "shares" a share of it to each custodian."""
 
     vault: str
     attempt: int
     entries: tuple[Entry, ...]
+    mode: Mode = "direct"
 
     @classmethod
     def seal(cls, vk: bytes, recipients: Iterable[Recipient], vault: str, attempt: int, header: str) -> Keybag:
         """``header`` is the digest of ``vault.dsse.json``."""
-        entries = [
-            Entry(
-                r.digest, r.suite.name, r.suite.seal(r.public, vk, info(r.suite.name, vault, attempt, header, r.digest))
-            )
-            for r in recipients
+        ordered = sorted(recipients, key=lambda r: r.digest)
+        return cls._of([(r, vk) for r in ordered], vault, attempt, header, "direct")
+
+    @classmethod
+    def seal_shares(
+        cls, vk: bytes, custodians: Iterable[Recipient], threshold: int, vault: str, attempt: int, header: str
+    ) -> tuple[Keybag, Commitments]:
+        """Any ``threshold`` of ``custodians`` get VK together (spec, section 7.1); what a takeover commits to."""
+        ordered = sorted(custodians, key=lambda r: r.digest)
+        components = sharing.split(vk, threshold, len(ordered))
+        shares = [
+            (r, b"".join(components[number] for number in sharing.held_by(i, threshold, len(ordered))))
+            for i, r in enumerate(ordered)
         ]
-        return cls(vault, attempt, tuple(sorted(entries, key=lambda e: e.recipient)))
+        return (
+            cls._of(shares, vault, attempt, header, "shares"),
+            Commitments.to(vk, components, vault, attempt),
+        )
+
+    @classmethod
+    def _of(
+        cls, secrets: Sequence[tuple[Recipient, bytes]], vault: str, attempt: int, header: str, mode: Mode
+    ) -> Keybag:
+        entries = []
+        for r, secret in secrets:
+            bound = info(r.suite.name, vault, attempt, header, r.digest, mode)
+            entries.append(Entry(r.digest, r.suite.name, r.suite.seal(r.public, secret, bound)))
+        return cls(vault, attempt, tuple(entries), mode)
 
     def open(self, recipient: str, private: bytes, header: str, name: str) -> bytes:
         """VK, by the private key whose recipient digest is ``recipient``; raises ``KeyError`` or ``Forged``."""
+        vk = self.open_entry(recipient, private, header, name)
+        if len(vk) != 32:
+            raise Forged(f"{name}: a vault key of {len(vk)} bytes", "No dumpvault writes this.")
+        return vk
+
+    def open_entry(self, recipient: str, private: bytes, header: str, name: str) -> bytes:
+        """What is sealed to ``recipient``: VK, or a custodian's share, unchecked; raises ``KeyError`` or ``Forged``."""
         entry = next((e for e in self.entries if e.recipient == recipient), None)
         if entry is None:
             raise KeyError(recipient)
         try:
-            bound = info(entry.suite, self.vault, self.attempt, header, recipient)
-            vk = SUITES[entry.suite].open(private, entry.sealed, bound)
+            bound = info(entry.suite, self.vault, self.attempt, header, recipient, self.mode)
+            return SUITES[entry.suite].open(private, entry.sealed, bound)
         except ValueError as error:
             raise Forged(f"{name}: {error}", "The entry was made for another vault, or damaged.") from None
-        if len(vk) != 32:
-            raise Forged(f"{name}: a vault key of {len(vk)} bytes", "No dumpvault writes this.")
-        return vk
 
     def encode(self) -> bytes:
         return jcs.encode(
@@ -96,7 +141,7 @@ class Keybag:
                     for e in self.entries
                 ],
                 "format": FORMAT,
-                "mode": "direct",
+                "mode": self.mode,
                 "vault": self.vault,
             }
         )
@@ -107,7 +152,7 @@ class Keybag:
         fields.format(FORMAT)
         fields.exactly("vault", vault)
         fields.exactly("attempt", attempt)
-        fields.exactly("mode", "direct")
+        mode = cast("Mode", fields.text("mode", "direct|shares"))
         entries = []
         for entry in fields.objects("entries", 128, 1):
             suite = entry.text("suite", "|".join(SUITES))
@@ -117,7 +162,7 @@ class Keybag:
         names = [entry.recipient for entry in entries]
         if names != sorted(set(names)):
             fields.refuse("does not list its recipients once each, in order")
-        bag = cls(vault, attempt, tuple(entries))
+        bag = cls(vault, attempt, tuple(entries), mode)
         if bag.encode() != data:
             fields.refuse("is not in RFC 8785 form")
         return bag

@@ -17,6 +17,7 @@ from dumpvault.formats.event import ReleaseEvent
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, End, Manifest, Totals
+from dumpvault.formats.sharing import Commitments
 from dumpvault.formats.sshkey import SigningKey, sshsig
 from dumpvault.model import RegionRecord, Store, commit_path, event_path, keybag_path, keys_path, vault_prefix
 
@@ -65,19 +66,22 @@ class Chain:
         chain.totals, chain.attempts = verified.totals, list(verified.attempts)
         return chain
 
-    def take_over(self, seal: Callable[[int], Keybag], boot_id: str | None, tool: str, time: str) -> None:
-        """Begin an attempt: its keybag, then the takeover that binds it. ``seal`` makes the keybag of an attempt number.
+    def take_over(
+        self, seal: Callable[[int], tuple[Keybag, Commitments | None]], boot_id: str | None, tool: str, time: str
+    ) -> None:
+        """Begin an attempt: its keybag, then the takeover that binds it. ``seal`` makes the keybag of an attempt number,
+        and under dual control what is committed to.
 
         A collector that died between the two has left a keybag without a takeover; its number is passed over.
         """
         attempt = self.attempts[-1].attempt + 1 if self.attempts else 1
         while self._store.size(f"{self._prefix}/{keybag_path(attempt)}") is not None:
             attempt += 1
-        keybag = seal(attempt)
+        keybag, shares = seal(attempt)
         data = keybag.encode()
         self._put(keybag_path(attempt), data)
         self.attempt = attempt
-        self.append(Takeover(hashlib.sha256(data).hexdigest(), boot_id, tool), time)
+        self.append(Takeover(hashlib.sha256(data).hexdigest(), boot_id, tool, shares), time)
         self.attempts.append(AttemptTotals(attempt, boot_id))
 
     def commit_regions(

@@ -15,6 +15,7 @@ from dumpvault.formats.event import ReleaseEvent
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
+from dumpvault.formats.sharing import component_count
 from dumpvault.formats.sshkey import verify_sshsig
 from dumpvault.model import Range, RegionRecord, commit_path, event_path, keybag_path, keys_path
 
@@ -71,6 +72,7 @@ class Examiner:
         if isinstance(body, Takeover):
             if commit.attempt <= current:
                 raise _against_rules(name, f"begins attempt {commit.attempt} after attempt {current}")
+            self._check_shares(name, body)
             self.attempts[commit.attempt] = (body, AttemptTotals(commit.attempt, body.boot_id))
         elif commit.attempt != current:
             raise _against_rules(name, f"is of attempt {commit.attempt}; the chain is in attempt {current}")
@@ -133,6 +135,8 @@ class Examiner:
                 "It was exchanged or damaged. Restore it from a copy; nothing opens without it.",
             )
         bag = Keybag.read(data, self.vault, attempt, name)
+        if bag.mode != ("direct" if self.header.quorum is None else "shares"):
+            raise _against_rules(name, f"is of mode {bag.mode}, against the header")
         listed = sorted((r.digest, r.suite) for r in self.header.recipients)
         if [(e.recipient, e.suite) for e in bag.entries] != listed:
             raise _against_rules(name, "is not sealed to exactly the recipients that the header names")
@@ -184,6 +188,14 @@ class Examiner:
     def _check(self, statement: str, envelope: dsse.Envelope) -> tuple[str, ...]:
         header = self.header
         return envelope.check(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+
+    def _check_shares(self, name: str, body: Takeover) -> None:
+        """Commitments stand there exactly under dual control, one for each component."""
+        quorum = self.header.quorum
+        expected = 0 if quorum is None else component_count(quorum, len(self.header.recipients))
+        found = len(body.shares.components) if body.shares else 0
+        if found != expected:
+            raise _against_rules(name, f"commits to {found} components of shares; its header asks for {expected}")
 
     def _check_outcomes(self, name: str, body: Regions) -> None:
         for outcome in body.outcomes:

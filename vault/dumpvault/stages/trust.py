@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Literal
 
 from dumpvault.errors import BadInput, NoKey, StoreFailed
 from dumpvault.formats import private_key
@@ -13,7 +14,10 @@ from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.recipient import NAME, Recipient
 
-__all__ = ["TrustDirectory", "read_text"]
+__all__ = ["Folder", "TrustDirectory", "read_text"]
+
+#: Where a public encryption key stands: who opens vaults alone, and who holds a share under dual control.
+Folder = Literal["recipients", "custodians"]
 
 _PUBLIC_LIMIT = 1 << 20
 
@@ -53,22 +57,23 @@ class TrustDirectory:
             )
         return AllowedSigners(read_text(where, "an allowed_signers list"), where)
 
-    def recipient(self, wanted: str) -> Recipient:
-        """A recipient by name, or by the path of its file. Raises ``NoKey`` or ``BadInput``."""
-        path = self._public_path(wanted)
+    def recipient(self, wanted: str, folder: Folder = "recipients") -> Recipient:
+        """A recipient, or custodian, by name, or by the path of its file. Raises ``NoKey`` or ``BadInput``."""
+        path = self._public_path(wanted, folder)
+        what = folder.removesuffix("s")
         if "/" in wanted or not os.path.exists(path):
             if not os.path.exists(wanted):
-                known = ", ".join(sorted(r.name for r in self.recipients())) or "none"
+                known = ", ".join(sorted(r.name for r in self.recipients(folder))) or "none"
                 raise NoKey(
-                    f"no recipient {wanted!r} in {os.path.join(self.public, 'recipients')}",
-                    f"Known: {known}. Make one with 'dumpvault keys new recipient NAME', or name a .pub file.",
+                    f"no {what} {wanted!r} in {os.path.join(self.public, folder)}",
+                    f"Known: {known}. Make one with 'dumpvault keys new {what} NAME', or name a .pub file.",
                 )
             path = wanted
         return Recipient.parse(read_text(path, "a recipient"), path)
 
-    def recipients(self) -> Iterator[Recipient]:
-        """All recipients of the directory."""
-        directory = os.path.join(self.public, "recipients")
+    def recipients(self, folder: Folder = "recipients") -> Iterator[Recipient]:
+        """All recipients, or custodians, of the directory."""
+        directory = os.path.join(self.public, folder)
         if os.path.isdir(directory):
             for name in sorted(os.listdir(directory)):
                 if name.endswith(".pub"):
@@ -77,9 +82,9 @@ class TrustDirectory:
                     with suppress(BadInput):
                         yield Recipient.parse(read_text(path, "a recipient"), path)
 
-    def add_recipient(self, recipient: Recipient) -> str:
+    def add_recipient(self, recipient: Recipient, folder: Folder = "recipients") -> str:
         """Write its public half; returns the path. Raises ``BadInput`` if the name is taken by another key."""
-        path = self._public_path(recipient.name)
+        path = self._public_path(recipient.name, folder)
         self._write(path, recipient.line.encode(), 0o644)
         return path
 
@@ -146,8 +151,8 @@ class TrustDirectory:
             )
         return private_key.parse(read_text(path, "a private key").encode(), path)
 
-    def _public_path(self, name: str) -> str:
-        return os.path.join(self.public, "recipients", f"{name}.pub")
+    def _public_path(self, name: str, folder: Folder) -> str:
+        return os.path.join(self.public, folder, f"{name}.pub")
 
     def _write(self, path: str, data: bytes, mode: int) -> None:
         """A new file, durable; the same bytes again are fine, other bytes are not."""

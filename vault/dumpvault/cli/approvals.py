@@ -1,0 +1,51 @@
+"""What the commands of dual control and those that open by approvals share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dumpvault.errors import BadInput
+from dumpvault.flows.combining import Approvals
+from dumpvault.flows.site import Site
+from dumpvault.formats.dsse import LIMIT
+from dumpvault.stages.onetime import OneTimeKeys
+
+__all__ = ["approvals_option", "load_approvals", "onetime_keys", "read_envelope"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def approvals_option(command: _Command) -> _Command:
+    return click.option(
+        "--approvals",
+        multiple=True,
+        metavar="FILE",
+        help="A custodian's approval, under dual control. May be repeated.",
+    )(command)
+
+
+def load_approvals(site: Site, paths: tuple[str, ...]) -> Approvals | None:
+    """The files that ``--approvals`` names, beside the requests that they may answer. Raises ``BadInput``."""
+    if not paths:
+        return None
+    return Approvals([(path, read_envelope(path, "an approval")) for path in paths], onetime_keys(site))
+
+
+def onetime_keys(site: Site) -> OneTimeKeys:
+    """The requests that this home has open."""
+    return OneTimeKeys(site.requests)
+
+
+def read_envelope(path: str, what: str) -> bytes:
+    """The bytes of a file that holds ``what``; ``-`` is standard input. Raises ``BadInput``."""
+    try:
+        with click.open_file(path, "rb") as file:
+            data: bytes = file.read(LIMIT + 1)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", f"It should hold {what}.") from None
+    if len(data) > LIMIT:
+        raise BadInput(f"{path}: too large for {what}", f"At most {LIMIT} bytes.")
+    return data
