@@ -43,6 +43,8 @@ class Site:
     policy_name: str
     signer: str | None
     recipients: tuple[str, ...]
+    #: systemd's credentials of this service, if it has any.
+    credentials: str | None = None
 
     @classmethod
     def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
@@ -70,11 +72,12 @@ class Site:
             policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
             signer=str(signer) if signer else None,
             recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
+            credentials=environ.get("CREDENTIALS_DIRECTORY") or None,
         )
 
     @property
     def trust(self) -> TrustDirectory:
-        return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"))
+        return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"), self.credentials)
 
     def store(self, url: str | None = None, *, create: bool = False) -> Store:
         return open_store(url or self.store_url, create=create)

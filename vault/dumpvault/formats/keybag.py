@@ -14,7 +14,7 @@ from dumpvault.errors import Forged
 from dumpvault.formats import jcs
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import Recipient
-from dumpvault.model import FORMAT
+from dumpvault.model import FORMAT, TokenHandle
 
 __all__ = ["Entry", "Keybag", "WrappedKeys", "derive_kek", "info", "unwrap", "wrap"]
 
@@ -73,7 +73,7 @@ class Keybag:
         ]
         return cls(vault, attempt, tuple(sorted(entries, key=lambda e: e.recipient)))
 
-    def open(self, recipient: str, private: bytes, header: str, name: str) -> bytes:
+    def open(self, recipient: str, private: bytes | TokenHandle, header: str, name: str) -> bytes:
         """VK, by the private key whose recipient digest is ``recipient``; raises ``KeyError`` or ``Forged``."""
         entry = next((e for e in self.entries if e.recipient == recipient), None)
         if entry is None:
