@@ -155,7 +155,7 @@ def test_no_keyring_at_all(home: SessionHome) -> None:
     """Without a bus the Secret Service is not there, which is told like everything else."""
     home.session["DBUS_SESSION_BUS_ADDRESS"] = "unix:path=/nowhere"
     ran = home.run("keys", "new", "recipient", "analyst", "--keyring")
-    assert (ran.code, _SERVICE in clean(ran)) == (12, True)
+    assert (ran.code, "keyring" in clean(ran)) == (12, True)
     home.session["PYTHON_KEYRING_BACKEND"] = "no.such.Backend"
     ran = home.run("keys", "new", "recipient", "analyst", "--keyring")
     assert (ran.code, "cannot be used" in clean(ran)) == (12, True)
@@ -169,6 +169,12 @@ def test_a_borrowed_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Keyring(KeyringBackend):
         priority = 1
+
+        def get_password(self, service: str, username: str) -> str | None:
+            return None
+
+        def set_password(self, service: str, username: str, password: str) -> None:
+            pass
 
     Keyring.__module__, Keyring.__qualname__ = "keyring.backends.SecretService", "Keyring"
     heir = type("Keyring", (SecretService.Keyring,), {"__module__": "keyring.backends.SecretService"})

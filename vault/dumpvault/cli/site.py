@@ -17,6 +17,7 @@ from dumpvault.flows.key_access import read_secret, unlock_key
 from dumpvault.flows.site import Site, init_site
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.private_key import LockedKey, PrivateKey
+from dumpvault.stages.secrecy import keep_out_of_swap
 
 __all__ = [
     "Moment",
@@ -97,7 +98,12 @@ def read_passphrase(path: str | None, prompt: str, *, confirm: bool = False) -> 
 
 def unlocker(path: str | None) -> Callable[[LockedKey], PrivateKey]:
     """How keys that are not at hand are reached, with the passphrase or PIN in ``path``, or by asking."""
-    return lambda key: unlock_key(load_site(), key, path, lambda prompt: read_passphrase(None, prompt))
+
+    def unlock(key: LockedKey) -> PrivateKey:
+        keep_out_of_swap()
+        return unlock_key(load_site(), key, path, lambda prompt: read_passphrase(None, prompt))
+
+    return unlock
 
 
 @click.command(

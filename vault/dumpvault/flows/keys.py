@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from dumpvault.errors import BadInput, Usage
+from dumpvault.errors import BadInput, NoKey, Usage
 from dumpvault.flows.site import Site
 from dumpvault.formats import jcs
 from dumpvault.formats.allowed_signers import ROLES, TrustedKey, end_validity, line_for
@@ -156,28 +156,29 @@ def rotate(site: Site, name: str, keep: Keep, now: datetime, valid_before: datet
         raise Usage(
             f"the private half of {name} is not in {site.trust.private}", "Rotate a key where its private half is kept."
         )
+    kept = _stamped(name, now)
+    if old.purpose == "recipient":
+        site.trust.add_private(kept, renamed(held, kept))
+    # The private half first, then what others use: what is sealed or signed meanwhile opens, or is refused at a capture.
     with _private_half(name, old.purpose, old.algorithm, keep) as (data, public):
-        if old.purpose == "recipient":
-            recipient = site.trust.recipient(name)
-            kept = _stamped(name, now)
-            site.trust.add_private(kept, renamed(held, kept))
-            site.trust.replace_private(name, data)
-            site.trust.retire(
-                Recipient(kept, recipient.suite, recipient.public), Recipient(name, recipient.suite, public)
-            )
-            return _facts(site, name)
-        path = site.trust.allowed_signers_path
-        entries = [key for key in site.trust.allowed_signers().keys if key.principal == name]
-        current = next(key for key in entries if key.signer.keyid == old.fingerprint)
-        # The private half first: one that is not listed yet is refused at a capture, one that has expired is not.
         site.trust.replace_private(name, data)
-        text = end_validity(read_text(path, "an allowed_signers list"), name, old.fingerprint, now)
-        line = TrustedKey(name, Signer(public), current.namespaces, valid_before=valid_before).line
-        site.trust.write_signers(text + ("" if text.endswith("\n") else "\n") + line)
+    if old.purpose == "recipient":
+        suite = SUITES[old.algorithm]
+        site.trust.replace_recipient(Recipient(name, suite, public))
+        site.trust.retire(Recipient(kept, suite, _public_bytes(old)))
+        return _facts(site, name)
+    path = site.trust.allowed_signers_path
+    current = next(
+        k for k in site.trust.allowed_signers().keys if (k.principal, k.signer.keyid) == (name, old.fingerprint)
+    )
+    text = end_validity(read_text(path, "an allowed_signers list"), name, old.fingerprint, now)
+    line = TrustedKey(name, Signer(public), current.namespaces, valid_before=valid_before).line
+    site.trust.write_signers(text + ("" if text.endswith("\n") else "\n") + line)
     if isinstance(held, KeyringKey):
         from dumpvault.stages import os_keyring
 
-        os_keyring.delete(held.account)
+        with suppress(NoKey):  # it is of no use to anybody
+            os_keyring.delete(held.account)
     return _facts(site, name)
 
 
@@ -207,13 +208,18 @@ def revoke(site: Site, wanted: str, reason: str, now: datetime) -> KeyFacts:
         site.trust.revoke(note + facts.public_line)
         return facts
     site.trust.revoke(note)
-    recipient = site.trust.recipient(facts.name)
     kept = _stamped(facts.name, now)
-    site.trust.retire(Recipient(kept, recipient.suite, recipient.public), None)
+    site.trust.retire(Recipient(kept, SUITES[facts.algorithm], _public_bytes(facts)))
+    site.trust.remove_recipient(facts.name)
     if facts.private != "none" and not site.trust.credential(f"{facts.name}.key"):
         site.trust.add_private(kept, renamed(site.trust.private_key(facts.name), kept))
         site.trust.remove(site.trust.private_path(facts.name))
     return facts
+
+
+def _public_bytes(facts: KeyFacts) -> bytes:
+    """A recipient's public key."""
+    return Recipient.parse(facts.public_line, facts.name).public
 
 
 def _stamped(name: str, now: datetime) -> str:

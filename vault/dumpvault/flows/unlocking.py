@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dumpvault.errors import Forged, Incomplete
 from dumpvault.flows.verify import Report, verify
@@ -29,7 +29,7 @@ class KeyedRegion:
     attempt: int
     record: RegionRecord
     wrapped: bytes
-    kek: bytes
+    kek: bytes = field(repr=False)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ import ctypes
 import os
 import resource
 
-__all__ = ["keep_from_dumps", "keep_out_of_swap"]
+__all__ = ["keep_from_dumps", "keep_out_of_swap", "swaps"]
 
 _SET_DUMPABLE = 4  # prctl(2)
 _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4  # mlockall(2)
@@ -37,12 +37,16 @@ def keep_out_of_swap() -> list[str]:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0:
             return []
+    return [name for name in swaps() if not os.path.basename(name).startswith("zram")]
+
+
+def swaps() -> list[str]:
+    """The names of all swaps that are on."""
     try:
         with open("/proc/swaps", encoding="utf-8", errors="replace") as file:
-            names = [line.split()[0] for line in file.readlines()[1:] if line.strip()]
+            return [line.split()[0] for line in file.readlines()[1:] if line.strip()]
     except OSError:
         return []
-    return [name for name in names if not os.path.basename(name).startswith("zram")]
 
 
 def _may_lock() -> bool:

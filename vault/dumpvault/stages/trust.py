@@ -128,21 +128,18 @@ class TrustDirectory:
         self._write(path, recipient.line.encode(), 0o644)
         return path
 
-    def retire(self, old: Recipient, successor: Recipient | None) -> None:
-        """Keep ``old`` under its new name among the retired, and put ``successor`` in the place it had, or nothing.
+    def replace_recipient(self, recipient: Recipient) -> None:
+        """Put another public half in the place of its name's, whole or not at all."""
+        self._replace(self._public_path(recipient.name), recipient.line)
 
-        ``old`` stands under the name it is retired with; the name it had is the successor's, or the part before its stamp.
-        """
-        self._write(os.path.join(self.retired_path, f"{old.name}.pub"), old.line.encode(), 0o644)
-        if successor:
-            self._replace(self._public_path(successor.name), successor.line)
-            return
-        for name in os.listdir(os.path.join(self.public, "recipients")):
-            path = os.path.join(self.public, "recipients", name)
-            with suppress(BadInput):
-                if name.endswith(".pub") and Recipient.parse(read_text(path, "a recipient"), path).digest == old.digest:
-                    os.unlink(path)
+    def remove_recipient(self, name: str) -> None:
+        """Nothing is sealed to that name any more."""
+        os.unlink(self._public_path(name))
         _sync(os.path.join(self.public, "recipients"))
+
+    def retire(self, recipient: Recipient) -> None:
+        """Keep a public half as one that nothing is sealed to any more."""
+        self._write(os.path.join(self.retired_path, f"{recipient.name}.pub"), recipient.line.encode(), 0o644)
 
     def add_signer(self, line: str, principal: str) -> str:
         """Append a line to ``allowed_signers``; a line that stands there already is left alone."""
@@ -249,11 +246,15 @@ class TrustDirectory:
         try:
             os.makedirs(os.path.dirname(path), mode=0o700 if mode == 0o600 else 0o755, exist_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise StoreFailed(f"{path}: {error.strerror}", "No key was added.") from None
+        try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
         except OSError as error:
+            os.unlink(path)
             raise StoreFailed(f"{path}: {error.strerror}", "No key was added.") from None
 
 
