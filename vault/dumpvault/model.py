@@ -22,6 +22,7 @@ __all__ = [
     "RegionRecord",
     "Sink",
     "Store",
+    "TokenHandle",
     "Upload",
     "block_count",
     "body_path",
@@ -176,3 +177,20 @@ def commit_path(number: int) -> str:
 
 def event_path(number: int) -> str:
     return f"events/{number}.dsse.json"
+
+
+class TokenHandle(Protocol):
+    """A private key that stays in a token, where a private key's bytes stand otherwise. Raises ``VaultError``."""
+
+    @property
+    def public(self) -> bytes:
+        """The public key's bytes, as the spec's sections 4.1 and 4.3 write them."""
+        ...
+
+    def ecdh(self, point: bytes) -> bytes:
+        """The x-coordinate of the private key times ``point`` (uncompressed, on the curve): RFC 9180's DH()."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """A signature over ``data``: RFC 8032's 64 bytes for Ed25519; r ‖ s over SHA-384 for P-384, 96 bytes."""
+        ...

@@ -16,12 +16,13 @@ import click
 from dumpvault import __version__
 from dumpvault.cli import output
 from dumpvault.errors import Usage, VaultError
+from dumpvault.stages.secrecy import keep_from_dumps
 
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
     "init": ("site", "Make a site: configuration, keys directory, store."),
-    "keys": ("keys", "Make, list, show, import and export keys."),
+    "keys": ("keys", "Make, list, rotate, revoke, import and export keys."),
     "capture": ("capture", "Seal a vmcore into a new vault; prints the vault's id."),
     "list": ("vaults", "List the vaults of a store."),
     "info": ("vaults", "Show what a vault says of itself, signatures checked."),
@@ -82,6 +83,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run, and turn every error into a message and an exit code: never a traceback."""
     _open_standard_files()
+    keep_from_dumps()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = sys.argv[1:] if arguments is None else arguments

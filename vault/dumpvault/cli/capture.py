@@ -8,6 +8,7 @@ from dumpvault.cli import output
 from dumpvault.cli.site import load_site, store_option
 from dumpvault.errors import Incomplete, ReleaseFailed
 from dumpvault.flows.capture import CaptureRequest, capture
+from dumpvault.stages.secrecy import keep_out_of_swap, swaps
 
 __all__ = ["capture_command"]
 
@@ -77,6 +78,8 @@ def capture_command(
     certified as truncated, and reported with exit code 3.
     """
     source = source or vmcore
+    if swaps():  # a crash kernel has none, and no memory to keep from being reclaimed
+        keep_out_of_swap()
     request = CaptureRequest(
         source=source, recipients=recipients, signer=signer, store=store, policy=policy, compress=compress,
         region_size=region_size, jobs=jobs, host=host, release=release, resume=resume, deadline=deadline, vmcore=vmcore,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import at_option, load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
@@ -33,6 +35,7 @@ __all__ = ["open_command"]
 @passphrase_option
 @approvals_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
+@at_option
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--partial", is_flag=True, help="Write what can be authenticated of an incomplete or damaged vault.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
@@ -45,6 +48,7 @@ def open_command(
     passphrase_file: str | None,
     approvals: tuple[str, ...],
     allowed_signers: str | None,
+    at: datetime | None,
     force: bool,
     partial: bool,
     jobs: int | None,
@@ -58,7 +62,7 @@ def open_command(
     if path == "-" and as_json:
         raise Usage("--json and -o - both want standard output", "Write to a file, or leave out --json.")
     site = load_site()
-    trust = load_trust(site, allowed_signers)
+    trust = load_trust(site, allowed_signers, at)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
     answers = load_approvals(site, approvals)

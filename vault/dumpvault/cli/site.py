@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
 from dumpvault.cli import output
 from dumpvault.errors import NoKey
+from dumpvault.flows.key_access import read_secret, unlock_key
 from dumpvault.flows.site import Site, init_site
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.private_key import LockedKey, PrivateKey
+from dumpvault.stages.secrecy import keep_out_of_swap
 
 __all__ = [
+    "Moment",
+    "at_option",
     "init_command",
     "load_site",
     "load_trust",
@@ -32,9 +38,14 @@ def load_site() -> Site:
     return Site.load(os.environ)
 
 
-def load_trust(site: Site, path: str | None) -> AllowedSigners:
-    """Whom to trust; lines that give nothing are told of."""
+def load_trust(site: Site, path: str | None, at: datetime | None = None) -> AllowedSigners:
+    """Whom to trust, judged at the moment ``at`` if it is not now; lines that give nothing are told of."""
     trust = site.trust.allowed_signers(path)
+    if at:
+        trust.at = at
+        output.say(
+            f"note: keys are judged as of {at:%Y-%m-%d %H:%M:%SZ}, as you chose; that they were used then is not proved"
+        )
     for problem in trust.problems:
         output.say(f"warning: {problem}")
     return trust
@@ -47,29 +58,52 @@ def store_option(command: _Command) -> _Command:
 
 def passphrase_option(command: _Command) -> _Command:
     return click.option(
-        "--passphrase-file", metavar="FILE", help="Read the passphrase from FILE (its first line) instead of asking."
+        "--passphrase-file",
+        metavar="FILE",
+        help="Read the passphrase, or a token's PIN, from FILE (its first line) instead of asking.",
+    )(command)
+
+
+class Moment(click.ParamType[datetime]):
+    """A moment: ``2026-11-24``, ``2026-11-24T14:30:00Z``, or as OpenSSH writes it, ``20261124143000Z``. In UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        for form in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ", "%Y%m%d", "%Y%m%dZ", "%Y%m%d%H%MZ", "%Y%m%d%H%M%SZ"):
+            with suppress(ValueError):
+                return datetime.strptime(value, form).replace(tzinfo=UTC)
+        return self.fail(f"{value!r} is no moment; write 2026-11-24 or 2026-11-24T14:30:00Z, in UTC", param, ctx)
+
+
+def at_option(command: _Command) -> _Command:
+    return click.option(
+        "--at",
+        type=Moment(),
+        metavar="TIME",
+        help="Judge the signers' validity as of TIME. Revoked keys stay revoked. [default: now]",
     )(command)
 
 
 def read_passphrase(path: str | None, prompt: str, *, confirm: bool = False) -> bytes:
     """From ``path``, else asked for on a terminal. Raises ``NoKey`` where there is neither."""
     if path:
-        try:
-            with open(path, "rb") as file:
-                line = file.readline(65536).rstrip(b"\r\n")
-        except OSError as error:
-            raise NoKey(f"{path}: {error.strerror}", "The passphrase is needed to go on.") from None
-        if not line:
-            raise NoKey(f"{path}: its first line is empty", "A passphrase must stand there.")
-        return line
+        return read_secret(path)
     if not sys.stdin.isatty():
         raise NoKey(f"{prompt}: no passphrase, and no terminal to ask on", "Use --passphrase-file FILE.")
     return str(click.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True)).encode()
 
 
 def unlocker(path: str | None) -> Callable[[LockedKey], PrivateKey]:
-    """How locked keys are opened: with the passphrase in ``path``, or by asking."""
-    return lambda key: key.unlock(read_passphrase(path, f"Passphrase of {key.name}"))
+    """How keys that are not at hand are reached, with the passphrase or PIN in ``path``, or by asking."""
+
+    def unlock(key: LockedKey) -> PrivateKey:
+        keep_out_of_swap()
+        return unlock_key(load_site(), key, path, lambda prompt: read_passphrase(None, prompt))
+
+    return unlock
 
 
 @click.command(

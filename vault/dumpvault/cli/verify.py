@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import at_option, load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats.private_key import LockedKey
@@ -27,6 +29,7 @@ _MARKS = {"held": "held", "partly": "held in part", "missing": "MISSING", "faile
 @click.argument("vault", metavar="ID")
 @store_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]")
+@at_option
 @click.option("--with-key", metavar="NAME|FILE", help="Also prove that this private key opens every region.")
 @passphrase_option
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
@@ -35,6 +38,7 @@ def verify_command(
     vault: str,
     store: str | None,
     allowed_signers: str | None,
+    at: datetime | None,
     with_key: str | None,
     passphrase_file: str | None,
     jobs: int | None,
@@ -45,7 +49,7 @@ def verify_command(
     Exits 0 only if all of it was checked and held. Objects that nobody signed for are listed and change nothing.
     """
     site = load_site()
-    trust = load_trust(site, allowed_signers)
+    trust = load_trust(site, allowed_signers, at)
     key = site.trust.private_key(with_key) if with_key else None
     if isinstance(key, LockedKey):
         key = unlocker(passphrase_file)(key)
@@ -103,6 +107,7 @@ def _print_json(report: Report) -> None:
                 for f in report.findings
             ],
             "foreign": report.foreign,
+            "judged_at": f"{report.moment:%Y-%m-%dT%H:%M:%SZ}",
             "regions": examiner.totals.regions,
             "release_bytes": examiner.release_bytes(),
             "sealed_bytes": examiner.totals.sealed,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import at_option, load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
-from dumpvault.stages.swap import keep_out_of_swap
+from dumpvault.stages.secrecy import keep_out_of_swap
 
 __all__ = ["view_options", "viewed"]
 
@@ -21,7 +22,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def view_options(command: _Command) -> _Command:
-    """``--store``, ``--key``, ``--passphrase-file``, ``--approvals``, ``--allowed-signers``, ``--partial``, ``--cache``."""
+    """The options that reading commands share: where, with which key or approvals, whom to trust, how much memory."""
     for option in reversed(
         (
             store_option,
@@ -31,6 +32,7 @@ def view_options(command: _Command) -> _Command:
             passphrase_option,
             approvals_option,
             click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]"),
+            at_option,
             click.option("--partial", is_flag=True, help="Read a damaged vault as far as it is good."),
             click.option(
                 "--cache", type=click.IntRange(16, 1 << 20), default=256, show_default=True, metavar="MIB",
@@ -54,13 +56,14 @@ def viewed(
     cache: int,
     ahead: int = 0,
     shared: bool = False,
+    at: datetime | None = None,
 ) -> Iterator[View]:
     """The view of ``vault`` that the options ask for; what is missing from it is told.
 
     ``shared`` says that other programs will be given what is opened.
     """
     site = load_site()
-    trust = load_trust(site, allowed_signers)
+    trust = load_trust(site, allowed_signers, at)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     answers = load_approvals(site, approvals)
     place = site.store(store)

@@ -23,7 +23,7 @@ from dumpvault.formats.allowed_signers import namespace
 from dumpvault.formats.header import ElfFacts
 from dumpvault.formats.header import Source as SourceFacts
 from dumpvault.formats.policy import parse_compress
-from dumpvault.formats.private_key import LockedKey
+from dumpvault.formats.private_key import LockedKey, PassphraseKey
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Quorum
 from dumpvault.formats.sshkey import SigningKey
@@ -133,18 +133,22 @@ def _is_own(source: str, vmcore: str) -> bool:
 
 
 def signer_for(site: Site, name: str | None, host: str) -> SigningKey:
-    """The collector's key, which must be unprotected and listed for ``host``. Raises ``NoKey``."""
+    """The collector's key, which must be usable without a person, and listed for ``host``. Raises ``NoKey``."""
     if not name:
         raise NoKey("no signer", "Name one with --signer; 'dumpvault keys new signer NAME --unprotected' makes one.")
     key = site.trust.private_key(name)
     if key.purpose != "signer":
         raise NoKey(f"{name} is a recipient key, not a signer", "Name a signer with --signer. Nothing was captured.")
-    if isinstance(key, LockedKey):
+    if isinstance(key, PassphraseKey):
         raise NoKey(
             f"signer {name} is locked with a passphrase",
             "A collector's passphrase would need more memory than a crash kernel has. Make a signer for this host "
             "with --unprotected; it can sign captures and nothing else.",
         )
+    if isinstance(key, LockedKey):
+        from dumpvault.flows.key_access import unlock_key
+
+        key = unlock_key(site, key, None, _nobody)
     signing = SigningKey(key.secret)
     trusted = site.trust.allowed_signers()
     entries = trusted.by_keyid(signing.signer.keyid)
@@ -156,6 +160,13 @@ def signer_for(site: Site, name: str | None, host: str) -> SigningKey:
             "No verifier would accept its captures. Correct its line there, or name another signer; --host names this machine.",
         )
     return signing
+
+
+def _nobody(prompt: str) -> bytes:
+    raise NoKey(
+        f"{prompt}: captures ask nobody",
+        "Name a file with the PIN in the key's URI (pin-source), or give it as systemd credential NAME.pin.",
+    )
 
 
 def recipients_for(site: Site, names: tuple[str, ...]) -> list[Recipient]:

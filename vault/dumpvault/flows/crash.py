@@ -14,7 +14,7 @@ from contextlib import suppress
 from dumpvault.errors import BadInput, VaultError
 from dumpvault.flows.mount import mount
 from dumpvault.flows.view import View
-from dumpvault.stages.swap import keep_out_of_swap
+from dumpvault.stages.secrecy import keep_out_of_swap
 
 __all__ = ["check_crash", "run_crash"]
 

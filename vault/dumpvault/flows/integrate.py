@@ -19,6 +19,7 @@ from dumpvault.flows.installing import Change, apply, read_below
 from dumpvault.flows.site import Site, shipped
 from dumpvault.formats import kdump_conf
 from dumpvault.formats.crash_conf import CrashConf
+from dumpvault.formats.private_key import PrivateKey
 from dumpvault.formats.sharing import Quorum
 
 __all__ = [
@@ -188,6 +189,11 @@ def installed(root: str) -> list[tuple[str, Literal["initramfs", "root"]]]:
 
 def _signer(site: Site, name: str | None, host: str) -> str:
     """A collector's key for this host alone: it will stand, unprotected, in an image on its disk."""
+    if name and not isinstance(site.trust.private_key(name), PrivateKey):
+        raise NoKey(
+            f"signer {name} is not in its file, or locked there",
+            "No keyring, token or passphrase is at hand after a crash. Make a signer for this host with --unprotected.",
+        )
     key = signer_for(site, name, host)
     entries = site.trust.allowed_signers().by_keyid(key.signer.keyid)
     assert name

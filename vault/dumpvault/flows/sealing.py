@@ -10,7 +10,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from dumpvault.errors import Interrupted, StoreFailed
@@ -61,7 +61,7 @@ class Line:
     vault: str
     attempt: int
     frame_size: int
-    kek: bytes
+    kek: bytes = field(repr=False)
     compress: tuple[str, int]
     read_back: str
     stop: Stop

@@ -46,6 +46,8 @@ class Site:
     signer: str | None
     recipients: tuple[str, ...]
     quorum: str | None = None
+    #: systemd's credentials of this service, if it has any.
+    credentials: str | None = None
 
     @classmethod
     def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
@@ -78,11 +80,12 @@ class Site:
             signer=str(signer) if signer else None,
             recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
             quorum=str(settings["quorum"]) if settings.get("quorum") else None,
+            credentials=environ.get("CREDENTIALS_DIRECTORY") or None,
         )
 
     @property
     def trust(self) -> TrustDirectory:
-        return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"))
+        return TrustDirectory(os.path.join(self.home, "keys"), os.path.join(self.home, "private"), self.credentials)
 
     @property
     def requests(self) -> str:

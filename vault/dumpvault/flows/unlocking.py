@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dumpvault.errors import Forged, Incomplete, Usage
 from dumpvault.flows.combining import Approvals, agree
@@ -30,7 +30,7 @@ class KeyedRegion:
     attempt: int
     record: RegionRecord
     wrapped: bytes
-    kek: bytes
+    kek: bytes = field(repr=False)
 
     @property
     def name(self) -> str:

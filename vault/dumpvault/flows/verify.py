@@ -112,7 +112,7 @@ def verify(
     ``bodies`` False leaves out reading the regions (step 6, of which the sizes are still checked), for ``open``, which
     checks every block as it decrypts, and for ``info``.
     """
-    moment = moment or datetime.now(UTC)
+    moment = moment or trust.at or datetime.now(UTC)
     examiner = Examiner(vault, trust, moment)
     report = Report(vault, examiner, moment)
     flow = _Verification(store, report)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from dumpvault.formats.sshkey import Signer
 
-__all__ = ["ROLES", "AllowedSigners", "TrustedKey", "line_for", "namespace"]
+__all__ = ["ROLES", "AllowedSigners", "TrustedKey", "end_validity", "line_for", "namespace", "revoked_keyids"]
 
 _STATEMENTS = {
     "collector": ("header", "commit", "manifest", "release"),
@@ -36,13 +40,23 @@ _KNOWN = {"namespaces", "valid-after", "valid-before", "cert-authority"}
 
 @dataclass(frozen=True, slots=True)
 class TrustedKey:
-    """One line of the file."""
+    """One line of the file, for one of its principals."""
 
     principal: str
     signer: Signer
-    namespaces: frozenset[str]
+    namespaces: Collection[str]
     valid_after: datetime | None = None
     valid_before: datetime | None = None
+    revoked: bool = False
+
+    @property
+    def line(self) -> str:
+        """The line that says this, as it is written here; times are in UTC."""
+        options = [f'namespaces="{",".join(self.namespaces)}"'] if self.namespaces else []
+        for word, moment in (("valid-after", self.valid_after), ("valid-before", self.valid_before)):
+            if moment:
+                options.append(f'{word}="{moment:%Y%m%d%H%M%SZ}"')
+        return " ".join(filter(None, (self.principal, ",".join(options), self.signer.line))) + "\n"
 
     @property
     def host(self) -> str:
@@ -54,9 +68,9 @@ class TrustedKey:
         return not self.objection(role, host, moment)
 
     def objection(self, role: str, host: str | None, moment: datetime | None) -> str:
-        """Why it may not; empty if it may. ``moment`` None leaves its validity in time out."""
-        if role not in self.namespaces:
-            return f"may not sign {role}"
+        """Why it may not; empty if it may. ``moment`` None leaves its validity in time out, but not its revocation."""
+        if self.revoked or role not in self.namespaces:
+            return "is revoked" if self.revoked else f"may not sign {role}"
         if self.host and host is not None and self.host != host:
             return f"is bound to host {self.host}, and this is host {host}"
         if moment is None:
@@ -64,7 +78,7 @@ class TrustedKey:
         if self.valid_after is not None and moment < self.valid_after:
             return f"is valid only from {self.valid_after:%Y-%m-%d %H:%MZ} on"
         if self.valid_before is not None and moment >= self.valid_before:
-            return f"was valid only before {self.valid_before:%Y-%m-%d %H:%MZ}"
+            return f"was valid only before {self.valid_before:%Y-%m-%d %H:%MZ}; --at judges at another moment"
         return ""
 
 
@@ -73,6 +87,8 @@ class AllowedSigners:
 
     def __init__(self, text: str, name: str = "allowed_signers") -> None:
         self.name = name
+        #: The moment that its keys' validity is judged at; None is now.
+        self.at: datetime | None = None
         self.keys: list[TrustedKey] = []
         self.problems: list[str] = []
         # Lines end with a newline and nothing else, as OpenSSH has it: no other character can begin one.
@@ -83,6 +99,10 @@ class AllowedSigners:
                 except ValueError as error:
                     self.problems.append(f"{name}, line {number} gives nothing: {error}")
 
+    def revoke(self, keyids: Collection[str]) -> None:
+        """From now on the keys with these ids may sign nothing, whatever the moment they are judged at."""
+        self.keys = [replace(key, revoked=True) if key.signer.keyid in keyids else key for key in self.keys]
+
     def by_keyid(self, keyid: str) -> list[TrustedKey]:
         return [key for key in self.keys if key.signer.keyid == keyid]
 
@@ -91,9 +111,52 @@ class AllowedSigners:
         return next((key.principal for key in self.by_keyid(keyid)), keyid)
 
 
-def line_for(principal: str, signer: Signer, role: str) -> str:
-    """The line that gives ``role`` (a key of ``ROLES``) to ``signer``."""
-    return f'{principal} namespaces="{",".join(ROLES[role])}" {signer.line}\n'
+def line_for(principal: str, signer: Signer, role: str, valid_before: datetime | None = None) -> str:
+    """The line that gives ``role`` (a key of ``ROLES``) to ``signer``, up to ``valid_before`` if there is an end."""
+    return TrustedKey(principal, signer, ROLES[role], valid_before=valid_before).line
+
+
+def end_validity(text: str, principal: str, keyid: str, moment: datetime) -> str:
+    """The file with that key's validity under that principal ended at ``moment``, unless it ends before."""
+
+    def ended(key: TrustedKey) -> TrustedKey:
+        if (key.principal, key.signer.keyid) != (principal, keyid):
+            return key
+        return replace(key, valid_before=min(key.valid_before or moment, moment))
+
+    lines = []
+    for line in text.splitlines(keepends=True):
+        try:
+            keys = _parse(line.strip()) if not line.lstrip().startswith("#") else []
+        except ValueError:
+            keys = []
+        changed = [ended(key) for key in keys]
+        lines += [line] if changed == keys else [key.line for key in changed]
+    return "".join(lines)
+
+
+def revoked_keyids(text: str, name: str) -> frozenset[str]:
+    """The key ids of a revocation list: public keys, one to a line, as ``ssh-keygen -Q`` and ``-Y verify -r`` read it.
+
+    Unlike in ``allowed_signers``, a line that cannot be read is an error: a key that somebody meant to revoke must not
+    pass. Raises ``ValueError``.
+    """
+    if text.startswith("SSHKRL"):
+        raise ValueError(f"{name} is a binary KRL; list the revoked public keys as text, one to a line")
+    found = set()
+    for number, line in enumerate(text.split("\n"), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            blob = base64.b64decode(words[1], validate=True)
+            length = int.from_bytes(blob[:4])
+            if blob[4 : 4 + length] != words[0].encode():
+                raise ValueError
+        except (IndexError, binascii.Error, ValueError):
+            raise ValueError(f"{name}, line {number} is no public key, so what it revokes is not known") from None
+        found.add("SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("="))
+    return frozenset(found)
 
 
 def _parse(line: str) -> list[TrustedKey]:
@@ -114,7 +177,7 @@ def _parse(line: str) -> list[TrustedKey]:
     if "cert-authority" in options or not rest.startswith("ssh-ed25519 "):
         return []  # OpenSSH may use the line; dumpvault gives it no role
     signer = Signer.from_line(rest)
-    spaces = frozenset(filter(None, (options.get("namespaces") or "").split(",")))
+    spaces = tuple(filter(None, (options.get("namespaces") or "").split(",")))
     after, before = _moment(options.get("valid-after")), _moment(options.get("valid-before"))
     return [TrustedKey(p, signer, spaces, after, before) for p in principals.split(",") if p]
 

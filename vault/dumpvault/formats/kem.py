@@ -15,6 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hpke, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, mlkem, x25519
 
+from dumpvault.formats import dhkem
+from dumpvault.model import TokenHandle
+
 __all__ = ["SUITES", "KemSuite", "recipient_digest"]
 
 _RAW = serialization.Encoding.Raw
@@ -62,8 +65,12 @@ class KemSuite:
         """``enc ‖ ciphertext`` (RFC 9180 section 6.1, empty aad)."""
         return self._hpke.encrypt(secret, self._public(public), info=info)
 
-    def open(self, private: bytes, sealed: bytes, info: bytes) -> bytes:
+    def open(self, private: bytes | TokenHandle, sealed: bytes, info: bytes) -> bytes:
         """The secret; ``ValueError`` if ``sealed`` is not for this key or for another ``info``."""
+        if not isinstance(private, bytes):
+            if self.name != "p384":
+                raise ValueError(f"a {self.name} key cannot be in a token")
+            return dhkem.P384.open(private.public, private.ecdh, sealed, info)
         if len(private) != self.private_bytes:
             raise ValueError(f"a private {self.name} key has {self.private_bytes} bytes, not {len(private)}")
         try:

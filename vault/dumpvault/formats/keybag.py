@@ -16,7 +16,7 @@ from dumpvault.formats import jcs, sharing
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Commitments
-from dumpvault.model import FORMAT
+from dumpvault.model import FORMAT, TokenHandle
 
 __all__ = ["Entry", "Keybag", "Mode", "WrappedKeys", "check_share", "derive_kek", "info", "unwrap", "wrap"]
 
@@ -114,14 +114,14 @@ class Keybag:
             entries.append(Entry(r.digest, r.suite.name, r.suite.seal(r.public, secret, bound)))
         return cls(vault, attempt, tuple(entries), mode)
 
-    def open(self, recipient: str, private: bytes, header: str, name: str) -> bytes:
+    def open(self, recipient: str, private: bytes | TokenHandle, header: str, name: str) -> bytes:
         """VK, by the private key whose recipient digest is ``recipient``; raises ``KeyError`` or ``Forged``."""
         vk = self.open_entry(recipient, private, header, name)
         if len(vk) != 32:
             raise Forged(f"{name}: a vault key of {len(vk)} bytes", "No dumpvault writes this.")
         return vk
 
-    def open_entry(self, recipient: str, private: bytes, header: str, name: str) -> bytes:
+    def open_entry(self, recipient: str, private: bytes | TokenHandle, header: str, name: str) -> bytes:
         """What is sealed to ``recipient``: VK, or a custodian's share, unchecked; raises ``KeyError`` or ``Forged``."""
         entry = next((e for e in self.entries if e.recipient == recipient), None)
         if entry is None:

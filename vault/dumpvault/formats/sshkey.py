@@ -11,6 +11,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from dumpvault.model import TokenHandle
+
 __all__ = ["Signer", "SigningKey", "sshsig", "verify_sshsig"]
 
 ED25519 = b"ssh-ed25519"
@@ -80,9 +82,13 @@ class Signer:
 
 
 class SigningKey:
-    """A private Ed25519 key, from its 32-byte RFC 8032 seed."""
+    """A private Ed25519 key, from its 32-byte RFC 8032 seed, or in a token."""
 
-    def __init__(self, seed: bytes) -> None:
+    def __init__(self, seed: bytes | TokenHandle) -> None:
+        self._key: Ed25519PrivateKey | TokenHandle
+        if not isinstance(seed, bytes):
+            self._key, self.signer = seed, Signer(seed.public)
+            return
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         raw = self._key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         self.signer = Signer(raw)

@@ -10,7 +10,7 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 
@@ -38,7 +38,7 @@ class SealedRegion:
     codec: Codec
     message: int
     blocks: str
-    dek: bytes
+    dek: bytes = field(repr=False)
     unreadable: tuple[Range, ...]
 
 

@@ -1,25 +1,30 @@
-"""The trust directory and the private keys beside it: ``recipients/*.pub``, ``allowed_signers`` (keys/README.md)."""
+"""The trust directory and the private keys beside it: ``recipients/*.pub``, ``allowed_signers`` (keys/README.md).
+
+A private key is looked for as a systemd credential first, then in the home's own directory (docs/spec/keys.md).
+"""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Literal
 
 from dumpvault.errors import BadInput, NoKey, StoreFailed
 from dumpvault.formats import private_key
-from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.private_key import LockedKey, PrivateKey
+from dumpvault.formats.allowed_signers import AllowedSigners, revoked_keyids
+from dumpvault.formats.private_key import LockedKey, PrivateKey, TokenKey
 from dumpvault.formats.recipient import NAME, Recipient
 
-__all__ = ["Folder", "TrustDirectory", "read_text"]
+__all__ = ["Folder", "TrustDirectory", "check_secret_file", "read_text"]
 
 #: Where a public encryption key stands: who opens vaults alone, and who holds a share under dual control.
 Folder = Literal["recipients", "custodians"]
 
 _PUBLIC_LIMIT = 1 << 20
+_NO_NAME = "Letters, digits, '.', '_', '-' and '@', at most 64, not beginning with '.'."
 
 
 def read_text(path: str, what: str) -> str:
@@ -37,25 +42,53 @@ def read_text(path: str, what: str) -> str:
 
 
 class TrustDirectory:
-    """``public`` holds what may be shown to anyone, ``private`` the secret halves."""
+    """``public`` holds what may be shown to anyone, ``private`` the secret halves.
 
-    def __init__(self, public: str, private: str) -> None:
+    ``credentials`` is the directory of systemd's credentials, if this is a service that was given some.
+    """
+
+    def __init__(self, public: str, private: str, credentials: str | None = None) -> None:
         self.public = public
         self.private = private
+        self.credentials = credentials
 
     @property
     def allowed_signers_path(self) -> str:
         return os.path.join(self.public, "allowed_signers")
 
+    @property
+    def revoked_keys_path(self) -> str:
+        return os.path.join(self.public, "revoked_keys")
+
+    @property
+    def retired_path(self) -> str:
+        """Recipients that nothing is sealed to any more."""
+        return os.path.join(self.public, "retired")
+
     def allowed_signers(self, path: str | None = None) -> AllowedSigners:
-        """The trust file of this home, or the one at ``path``. Raises ``BadInput``; ``NoKey`` if there is none."""
+        """The trust file of this home, or the one at ``path``, less what this home's ``revoked_keys`` lists.
+
+        Raises ``BadInput``; ``NoKey`` if there is none.
+        """
         where = path or self.allowed_signers_path
         if not path and not os.path.exists(where):
             raise NoKey(
                 f"{where} does not exist, so no signature can be trusted",
                 "Import the site's signers (dumpvault keys import), or name a file with --allowed-signers.",
             )
-        return AllowedSigners(read_text(where, "an allowed_signers list"), where)
+        trust = AllowedSigners(read_text(where, "an allowed_signers list"), where)
+        trust.revoke(self.revoked())
+        return trust
+
+    def revoked(self) -> frozenset[str]:
+        """The key ids of revoked signers. Raises ``BadInput`` if the list is there and cannot be read in full."""
+        path = self.revoked_keys_path
+        if not os.path.lexists(path):
+            return frozenset()
+        try:
+            return revoked_keyids(read_text(path, "a list of revoked keys"), path)
+        except ValueError as error:
+            raise BadInput(str(error), "Nothing is trusted until it is corrected.") from None
 
     def recipient(self, wanted: str, folder: Folder = "recipients") -> Recipient:
         """A recipient, or custodian, by name, or by the path of its file. Raises ``NoKey`` or ``BadInput``."""
@@ -69,11 +102,23 @@ class TrustDirectory:
                     f"Known: {known}. Make one with 'dumpvault keys new {what} NAME', or name a .pub file.",
                 )
             path = wanted
-        return Recipient.parse(read_text(path, "a recipient"), path)
+        found = Recipient.parse(read_text(path, "a recipient"), path)
+        if any(retired.digest == found.digest for retired in self.retired()):
+            raise NoKey(
+                f"recipient {wanted} ({found.digest[:16]}…) is retired: it opens old vaults, and nothing is sealed to it",
+                "Name its successor. 'dumpvault keys list' shows what there is.",
+            )
+        return found
 
     def recipients(self, folder: Folder = "recipients") -> Iterator[Recipient]:
-        """All recipients, or custodians, of the directory."""
-        directory = os.path.join(self.public, folder)
+        """All recipients, or custodians, of the directory that can be sealed to."""
+        return self._all_in(os.path.join(self.public, folder))
+
+    def retired(self) -> Iterator[Recipient]:
+        """All recipients that were rotated or revoked."""
+        return self._all_in(self.retired_path)
+
+    def _all_in(self, directory: str) -> Iterator[Recipient]:
         if os.path.isdir(directory):
             for name in sorted(os.listdir(directory)):
                 if name.endswith(".pub"):
@@ -88,6 +133,19 @@ class TrustDirectory:
         self._write(path, recipient.line.encode(), 0o644)
         return path
 
+    def replace_recipient(self, recipient: Recipient, folder: Folder) -> None:
+        """Put another public half in the place of its name's, whole or not at all."""
+        self._replace(self._public_path(recipient.name, folder), recipient.line)
+
+    def remove_recipient(self, name: str, folder: Folder) -> None:
+        """Nothing is sealed to that name any more."""
+        os.unlink(self._public_path(name, folder))
+        _sync(os.path.join(self.public, folder))
+
+    def retire(self, recipient: Recipient) -> None:
+        """Keep a public half as one that nothing is sealed to any more."""
+        self._write(os.path.join(self.retired_path, f"{recipient.name}.pub"), recipient.line.encode(), 0o644)
+
     def add_signer(self, line: str, principal: str) -> str:
         """Append a line to ``allowed_signers``; a line that stands there already is left alone."""
         path = self.allowed_signers_path
@@ -96,26 +154,33 @@ class TrustDirectory:
             return path
         if any(key.principal == principal for key in AllowedSigners(text, path).keys):
             raise BadInput(f"{path} lists a signer {principal!r} already", "Choose another name, or remove its line.")
-        temporary = f"{path}.{secrets.token_hex(4)}.new"
-        self._write_new(temporary, (text + ("" if text.endswith("\n") or not text else "\n") + line).encode(), 0o644)
-        os.replace(temporary, path)
-        _sync(os.path.dirname(path))
+        self._replace(path, text + ("" if text.endswith("\n") or not text else "\n") + line)
         return path
+
+    def write_signers(self, text: str) -> None:
+        """Put a changed list in the place of ``allowed_signers``, whole or not at all."""
+        self._replace(self.allowed_signers_path, text)
+
+    def revoke(self, entry: str) -> None:
+        """Append ``entry``, whole lines, to ``revoked_keys``."""
+        path = self.revoked_keys_path
+        text = read_text(path, "a list of revoked keys") if os.path.exists(path) else ""
+        self._replace(path, text + ("" if text.endswith("\n") or not text else "\n") + entry)
 
     def private_path(self, name: str) -> str:
         if not NAME.fullmatch(name):
-            raise BadInput(
-                f"{name!r} is no key name",
-                "Letters, digits, '.', '_', '-' and '@', at most 64, not beginning with '.'.",
-            )
+            raise BadInput(f"{name!r} is no key name", _NO_NAME)
         return os.path.join(self.private, f"{name}.key")
 
-    def add_private(self, key: PrivateKey, passphrase: bytes | None) -> str:
-        """Write a private half, mode 0600, locked if there is a passphrase; returns the path."""
-        path = self.private_path(key.name)
-        data = private_key.unprotected(key) if passphrase is None else private_key.lock(key, passphrase)
+    def add_private(self, name: str, data: bytes) -> str:
+        """Write a private half's file, mode 0600; returns the path."""
+        path = self.private_path(name)
         self._write(path, data, 0o600)
         return path
+
+    def replace_private(self, name: str, data: bytes) -> None:
+        """Put another private half in the place of ``name``'s, whole or not at all."""
+        self._replace(self.private_path(name), data.decode(), 0o600)
 
     def remove(self, path: str) -> None:
         """Take back a file that was just written."""
@@ -130,26 +195,34 @@ class TrustDirectory:
         return found
 
     def private_names(self) -> list[str]:
-        if not os.path.isdir(self.private):
-            return []
-        names = (name.removesuffix(".key") for name in os.listdir(self.private) if name.endswith(".key"))
+        names = set()
+        for directory in (self.credentials, self.private):
+            if directory and os.path.isdir(directory):
+                names |= {name.removesuffix(".key") for name in os.listdir(directory) if name.endswith(".key")}
         return sorted(name for name in names if NAME.fullmatch(name))
 
     def private_key(self, wanted: str) -> PrivateKey | LockedKey:
         """A private key by name or path. Raises ``NoKey`` or ``BadInput``."""
-        path = wanted if "/" in wanted else self.private_path(wanted)
+        credential = self.credential(f"{wanted}.key") if NAME.fullmatch(wanted) else None
+        path = credential or (wanted if "/" in wanted else self.private_path(wanted))
         if not os.path.exists(path):
             raise NoKey(
                 f"no private key {wanted!r} in {self.private}",
                 f"Held here: {', '.join(self.private_names()) or 'none'}.",
             )
-        mode = os.stat(path).st_mode & 0o077
-        if mode:
+        facts = check_secret_file(path, credential=credential is not None)
+        key = private_key.parse(read_text(path, "a private key").encode(), path)
+        if isinstance(key, TokenKey) and facts.st_uid not in (0, os.geteuid()):
             raise NoKey(
-                f"{path} can be read by others (mode {os.stat(path).st_mode & 0o777:04o}), so it is not used",
-                f"If it has not leaked: chmod 600 {path}",
+                f"{path} belongs to another user, and names a module that would be run",
+                "Copy it, look at its module-path, and name the copy.",
             )
-        return private_key.parse(read_text(path, "a private key").encode(), path)
+        return key
+
+    def credential(self, name: str) -> str | None:
+        """The path of a systemd credential, if this service has it."""
+        path = os.path.join(self.credentials, name) if self.credentials else None
+        return path if path and os.path.lexists(path) else None
 
     def _public_path(self, name: str, folder: Folder) -> str:
         return os.path.join(self.public, folder, f"{name}.pub")
@@ -164,16 +237,49 @@ class TrustDirectory:
         self._write_new(path, data, mode)
         _sync(os.path.dirname(path))
 
+    def _replace(self, path: str, text: str, mode: int = 0o644) -> None:
+        temporary = f"{path}.{secrets.token_hex(4)}.new"
+        self._write_new(temporary, text.encode(), mode)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            os.unlink(temporary)
+            raise StoreFailed(f"{path}: {error.strerror}", "It is as it was.") from None
+        _sync(os.path.dirname(path))
+
     def _write_new(self, path: str, data: bytes, mode: int) -> None:
         try:
             os.makedirs(os.path.dirname(path), mode=0o700 if mode == 0o600 else 0o755, exist_ok=True)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        except OSError as error:
+            raise StoreFailed(f"{path}: {error.strerror}", "No key was added.") from None
+        try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
         except OSError as error:
+            os.unlink(path)
             raise StoreFailed(f"{path}: {error.strerror}", "No key was added.") from None
+
+
+def check_secret_file(path: str, *, credential: bool = False) -> os.stat_result:
+    """Raise ``NoKey`` if others may read it, ``BadInput`` if it is no file.
+
+    A credential's group bits are the mask of an access list that systemd writes for the service's own user.
+    """
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}", "It should hold a secret of yours.") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise BadInput(f"{path} is no regular file", "A secret is read from a file.")
+    if facts.st_mode & (0o007 if credential else 0o077):
+        raise NoKey(
+            f"{path} can be read by others (mode {facts.st_mode & 0o777:04o}), so it is not used",
+            f"If it has not leaked: chmod 600 {path}",
+        )
+    return facts
 
 
 def _sync(directory: str) -> None:

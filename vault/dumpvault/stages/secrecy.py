@@ -1,4 +1,7 @@
-"""Keep opened memory out of swap: mlockall(2) where this process may, and the names of swaps that could take it."""
+"""Keep keys and opened memory inside this process: out of core dumps, of other processes' reach, and of swap.
+
+What this cannot do stands in docs/how-to/keys.md: Python does not wipe what it frees.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,21 @@ import ctypes
 import os
 import resource
 
-__all__ = ["keep_out_of_swap"]
+__all__ = ["keep_from_dumps", "keep_out_of_swap", "swaps"]
 
+_SET_DUMPABLE = 4  # prctl(2)
 _CURRENT, _FUTURE, _ON_FAULT = 1, 2, 4  # mlockall(2)
+
+
+def keep_from_dumps() -> None:
+    """No core dump of this process, and no other process of its user may attach to it or read its memory.
+
+    prctl(2)'s PR_SET_DUMPABLE holds until another program is executed, and in children that are forked; a limit of 0
+    for core files, which children inherit, is obeyed where cores are files. Root can still read everything.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def keep_out_of_swap(*, shared: bool = False) -> list[str]:
@@ -24,12 +39,16 @@ def keep_out_of_swap(*, shared: bool = False) -> list[str]:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0 and not shared:
             return []
+    return [name for name in swaps() if not os.path.basename(name).startswith("zram")]
+
+
+def swaps() -> list[str]:
+    """The names of all swaps that are on."""
     try:
         with open("/proc/swaps", encoding="utf-8", errors="replace") as file:
-            names = [line.split()[0] for line in file.readlines()[1:] if line.strip()]
+            return [line.split()[0] for line in file.readlines()[1:] if line.strip()]
     except OSError:
         return []
-    return [name for name in names if not os.path.basename(name).startswith("zram")]
 
 
 def _may_lock() -> bool:
