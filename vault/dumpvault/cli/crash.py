@@ -18,7 +18,7 @@ __all__ = ["crash_command"]
     epilog=output.epilog(
         "dumpvault crash latest /usr/lib/debug/boot/vmlinux-6.1.0-56-amd64",
         "dumpvault crash 3f9c vmlinux -- -s -i commands",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")

@@ -19,7 +19,7 @@ __all__ = ["dmesg_command"]
     epilog=output.epilog(
         "dumpvault dmesg latest | tail -50",
         "dumpvault dmesg 3f9c --json | jq -r '.records[].text'",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")

@@ -24,7 +24,7 @@ __all__ = ["drgn_command"]
         "dumpvault drgn latest",
         "dumpvault drgn -e 'for task in for_each_task(prog): print(task.comm.string_())' 3f9c",
         "dumpvault drgn -s vmlinux 3f9c tasks.py --all",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")

@@ -20,7 +20,7 @@ __all__ = ["mount_command"]
     epilog=output.epilog(
         "dumpvault mount latest /mnt/vmcore",
         "crash /mnt/vmcore/vmcore /usr/lib/debug/boot/vmlinux-6.1.0-56-amd64",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")

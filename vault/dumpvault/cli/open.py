@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, retrieval_options, store_option, unlocker
 from dumpvault.errors import Usage
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
+from dumpvault.formats.policy_facts import Retrieval
 
 __all__ = ["open_command"]
 
@@ -19,7 +21,7 @@ __all__ = ["open_command"]
         "dumpvault open latest -o vmcore",
         "dumpvault open 3f9c -o - | sha256sum",
         "dumpvault open 3f9c -o what-there-is --partial",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")
@@ -30,6 +32,7 @@ __all__ = ["open_command"]
 )
 @passphrase_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
+@retrieval_options
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--partial", is_flag=True, help="Write what can be authenticated of an incomplete or damaged vault.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
@@ -41,6 +44,9 @@ def open_command(
     keys: tuple[str, ...],
     passphrase_file: str | None,
     allowed_signers: str | None,
+    policy: str | None,
+    reason: str,
+    ticket: str,
     force: bool,
     partial: bool,
     jobs: int | None,
@@ -57,9 +63,11 @@ def open_command(
     trust = load_trust(site, allowed_signers)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
-    request = OpenRequest(find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs)
+    judge = Judge(site, policy, Retrieval(reason, ticket))
+    request = OpenRequest(find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs, judge=judge)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
+    output.say_judgement(opened.report.judgement)
     short = shortfall(opened)
     if as_json:
         output.print_json(

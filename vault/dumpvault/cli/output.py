@@ -7,21 +7,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dumpvault.errors import VaultError
 
+if TYPE_CHECKING:
+    from dumpvault.flows.judging import Judgement
+
 __all__ = [
     "bar",
     "epilog",
     "json_option",
+    "judgement",
     "print_json",
     "print_json_error",
     "printable",
     "printable_lines",
     "say",
+    "say_judgement",
     "show_error",
     "size",
 ]
@@ -82,6 +87,20 @@ def show_error(error: VaultError, json_wanted: bool) -> None:
     say(f"{error.kind}: {error.message}")
     if error.hint:
         say(error.hint)
+
+
+def judgement(found: Judgement | None) -> dict[str, object] | None:
+    """What a vault was judged by, for ``--json``."""
+    if found is None:
+        return None
+    broken = [{"rule": one.rule, "why": one.why} for one in found.broken]
+    return {"broken": broken, "name": found.policy.name, "note": found.note, "trusted": found.trusted}
+
+
+def say_judgement(found: Judgement | None) -> None:
+    """That a vault was captured under another policy than the one that it obeys."""
+    if found is not None and found.differs:
+        say(f"note: policy {found.note}")
 
 
 def size(count: int) -> str:

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, retrieval_options, store_option, unlocker
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
+from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.stages.swap import keep_out_of_swap
 
 __all__ = ["view_options", "viewed"]
@@ -20,7 +22,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def view_options(command: _Command) -> _Command:
-    """``--store``, ``--key``, ``--passphrase-file``, ``--allowed-signers``, ``--partial`` and ``--cache``."""
+    """``--store``, ``--key``, ``--passphrase-file``, ``--allowed-signers``, ``--policy``, ``--reason``, ``--ticket``,
+    ``--partial`` and ``--cache``."""
     for option in reversed(
         (
             store_option,
@@ -29,6 +32,7 @@ def view_options(command: _Command) -> _Command:
             ),
             passphrase_option,
             click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]"),
+            retrieval_options,
             click.option("--partial", is_flag=True, help="Read a damaged vault as far as it is good."),
             click.option(
                 "--cache", type=click.IntRange(16, 1 << 20), default=256, show_default=True, metavar="MIB",
@@ -47,6 +51,9 @@ def viewed(
     keys: tuple[str, ...],
     passphrase_file: str | None,
     allowed_signers: str | None,
+    policy: str | None,
+    reason: str,
+    ticket: str,
     partial: bool,
     cache: int,
     ahead: int = 0,
@@ -58,9 +65,11 @@ def viewed(
     place = site.store(store)
     for name in keep_out_of_swap():
         output.say(f"warning: what is opened may reach the swap at {name}; turn it off, or encrypt it")
-    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead)
+    judge = Judge(site, policy, Retrieval(reason, ticket))
+    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, judge)
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
+        output.say_judgement(view.report.judgement)
         for finding in view.report.findings:
             output.say(f"note: {finding.message}")
         yield view

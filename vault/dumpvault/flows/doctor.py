@@ -24,6 +24,7 @@ from dumpvault.flows.demo import write_memory
 from dumpvault.flows.installing import read_below
 from dumpvault.flows.integrate import CRASH_CONF, host_of, installed, read_crash_conf
 from dumpvault.flows.open import OpenRequest, open_vault
+from dumpvault.flows.planning import STORES, plan
 from dumpvault.flows.site import Site
 from dumpvault.flows.verify import verify
 from dumpvault.formats import kdump_conf
@@ -81,7 +82,7 @@ class _Case:
     def all(self) -> Iterator[Check]:
         yield Check("configuration", "ok", f"{self.site.home}, host {self.host}")
         keys_fail = False
-        for check in (self.check_policy, self.check_recipients, self.check_signer):
+        for check in (self.check_policy, self.check_recipients, self.check_signer, self.check_rules):
             for result in _guarded(check):
                 keys_fail |= result.state == "failed"
                 yield result
@@ -121,7 +122,7 @@ class _Case:
     def check_recipients(self) -> Iterator[Check]:
         chosen = recipients_for(self.site, self.recipient_names)
         if self.policy:
-            self.policy.check_recipients(chosen)
+            self.policy.check_recipients(chosen, self.site.trust.known())
         yield Check("recipients", "ok", ", ".join(f"{r.name} ({r.suite.name})" for r in chosen))
         held = {key.public for key in self.site.trust.private_keys() if key.purpose == "recipient"}
         here = [r.name for r in chosen if r.public in held]
@@ -149,6 +150,16 @@ class _Case:
             yield Check(name, "warning", f"{found}, is not bound to host {self.host}", advice)
         else:
             yield Check(name, "ok", found)
+
+    def check_rules(self) -> Iterator[Check]:
+        """What the policy asks of signers and, where it can be tried from here, of the store; silent if all of it holds."""
+        if self.policy is None:
+            return
+        signer = signer_for(self.site, self.signer_name, self.host).signer
+        url, elsewhere = self._store()
+        facts = plan(self.site, self.policy, signers=[signer], store=url or None)
+        self.policy.require(facts, ("signatures",) if elsewhere else ("signatures", *STORES))
+        yield from ()
 
     def check_store(self) -> Iterator[Check]:
         url, elsewhere = self._store()
@@ -239,9 +250,13 @@ class _Case:
         with tempfile.TemporaryDirectory(prefix="dumpvault-doctor-") as folder:
             source = os.path.join(folder, "vmcore")
             write_memory(source, 1)
+            policy = os.path.join(folder, "rehearsal.toml")
+            assert self.policy
+            with open(policy, "w", encoding="utf-8") as file:
+                file.write(self.policy.rehearsal())
             trial = replace(self.site, run=os.path.join(folder, "run"), store_url=os.path.join(folder, "store"))
             request = CaptureRequest(
-                source=source, recipients=self.recipient_names, signer=self.signer_name, policy=self.policy_name,
+                source=source, recipients=self.recipient_names, signer=self.signer_name, policy=policy,
                 host=self.host, release="none",
             )  # fmt: skip
             result = capture(trial, request, lambda done, total: None, lambda vault: None)

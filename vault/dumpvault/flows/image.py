@@ -18,6 +18,7 @@ from dumpvault.errors import BadInput, StoreFailed, VaultError
 from dumpvault.flows.capture import recipients_for, signer_for
 from dumpvault.flows.demo import write_memory
 from dumpvault.flows.keys import new_signer
+from dumpvault.flows.planning import KEYS, plan
 from dumpvault.flows.site import Site, init_site
 
 __all__ = ["COMMAND", "fill_image"]
@@ -35,10 +36,11 @@ def fill_image(site: Site, image: str, host: str, signer: str, recipients: tuple
     """
     if not os.path.isdir(image):
         raise BadInput(f"{image} is no directory", "It is the tree that an initramfs is made from.")
-    signer_for(site, signer, host)
+    key = signer_for(site, signer, host)
     chosen = recipients_for(site, recipients)
     rules = site.policy(policy)
-    rules.check_recipients(chosen)
+    # Not of its store, which stands where the crash kernel mounts it.
+    rules.require(plan(site, rules, recipients=chosen, signers=[key.signer]), KEYS)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = _own_paths(python)
     found = _rehearse(site, python, paths, recipients, policy)
@@ -79,7 +81,7 @@ def _own_paths(python: str) -> list[str]:
 
 
 def _rehearse(site: Site, python: str, paths: list[str], recipients: tuple[str, ...], policy: str) -> dict[str, Any]:
-    """Capture with the real recipients and policy, and a signer that is thrown away; what was loaded."""
+    """Capture with the real recipients, as the policy has a collector work, and a throw-away signer; what was loaded."""
     with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as folder:
         trial = Site.load({"DUMPVAULT_HOME": os.path.join(folder, "site")})
         init_site(trial)
@@ -87,8 +89,10 @@ def _rehearse(site: Site, python: str, paths: list[str], recipients: tuple[str, 
         for recipient in recipients_for(site, recipients):
             trial.trust.add_recipient(recipient)
         write_memory(os.path.join(folder, "vmcore"), 1)
+        rules = os.path.join(folder, "rehearsal.toml")
+        _write(rules, site.policy(policy).rehearsal(), 0o644)
         capture = [
-            "capture", os.path.join(folder, "vmcore"), "--policy", os.path.abspath(site.policy_path(policy)),
+            "capture", os.path.join(folder, "vmcore"), "--policy", rules,
             "--release", "none", "--signer", "rehearsal",
         ]  # fmt: skip
         for name in recipients:

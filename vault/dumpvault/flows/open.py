@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFailed, VaultError
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
 from dumpvault.flows.verify import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -27,7 +28,10 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order."""
+    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order.
+
+    ``judge`` says what policy the vault must obey; None asks for none.
+    """
 
     vault: str
     output: str
@@ -35,6 +39,7 @@ class OpenRequest:
     force: bool = False
     partial: bool = False
     jobs: int | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     if request.output != "-":
         _check_output(request)
     accept = lambda report: require_structure(report, partial=request.partial)  # noqa: E731
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.judge)
     report, regions = unlocked.report, unlocked.regions
     examiner = report.examiner
     size = examiner.totals.size

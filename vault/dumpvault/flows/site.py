@@ -15,7 +15,11 @@ from dumpvault.stages.trust import TrustDirectory, read_text
 
 __all__ = ["Site", "init_site", "shipped"]
 
-_SETTINGS = ("store", "policy", "signer", "recipients")
+_SETTINGS = ("store", "policy", "policies", "signer", "recipients")
+_FORMS: dict[str, tuple[type, str]] = {
+    "recipients": (list, "a list of names"),
+    "policies": (dict, 'a table of host patterns and policies, such as "db*" = "pci-dss-4"'),
+}
 _CONFIG = """\
 # dumpvault's configuration. Flags and DUMPVAULT_* variables override it.
 
@@ -28,6 +32,11 @@ _CONFIG = """\
 # Who seals, and for whom, when capture is not told.
 # signer = "collector"
 # recipients = ["analyst"]
+
+# What a vault must obey when it is verified or opened here, by the name of its host; the first pattern that fits counts.
+# [policies]
+# "db*" = "pci-dss-4"
+# "*" = "baseline"
 """
 
 
@@ -43,6 +52,9 @@ class Site:
     policy_name: str
     signer: str | None
     recipients: tuple[str, ...]
+    #: The policies that vaults must obey here: (pattern of host names, policy), in order, and what holds for all others.
+    policies: tuple[tuple[str, str], ...] = ()
+    policy_otherwise: str | None = None
 
     @classmethod
     def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
@@ -62,14 +74,18 @@ class Site:
             store = os.path.join(root, str(store).removeprefix("file://").lstrip("/"))
         signer = environ.get("DUMPVAULT_SIGNER") or settings.get("signer")
         recipients = settings.get("recipients", ())
+        policies = settings.get("policies", {})
+        policy = environ.get("DUMPVAULT_POLICY") or settings.get("policy")
         return cls(
             home=home,
             data=data,
             run=environ.get("DUMPVAULT_RUN") or run,
             store_url=os.path.expanduser(str(store)),
-            policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
+            policy_name=str(policy or "baseline"),
             signer=str(signer) if signer else None,
             recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
+            policies=tuple(policies.items()) if isinstance(policies, dict) else (),
+            policy_otherwise=str(policy) if policy else None,
         )
 
     @property
@@ -82,7 +98,19 @@ class Site:
     def policy(self, name: str | None = None) -> Policy:
         """A policy by name (the site's before the shipped ones) or path. Raises ``BadInput``."""
         path = self.policy_path(name or self.policy_name)
-        return Policy.parse(os.path.basename(path).removesuffix(".toml"), read_text(path, "a policy"))
+        return Policy.parse(os.path.basename(path).removesuffix(".toml"), read_text(path, "a policy"), path)
+
+    def policy_for(self, host: str) -> str | None:
+        """The policy that a vault of ``host`` must obey here, by name or path; None where the configuration says none."""
+        from fnmatch import fnmatchcase
+
+        return next((name for pattern, name in self.policies if fnmatchcase(host, pattern)), self.policy_otherwise)
+
+    def policy_names(self) -> list[str]:
+        """Every policy that may be named: the site's and the shipped ones."""
+        places = [os.path.join(self.home, "policies"), *shipped("policies")]
+        files = {name for place in places if os.path.isdir(place) for name in os.listdir(place)}
+        return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
     def policy_path(self, name: str) -> str:
         """Where the policy ``name`` stands. Raises ``BadInput``."""
@@ -93,10 +121,9 @@ class Site:
             path = os.path.join(place, f"{name}.toml")
             if os.path.exists(path):
                 return path
-        known = sorted(
-            {f.removesuffix(".toml") for p in places if os.path.isdir(p) for f in os.listdir(p) if f[-5:] == ".toml"}
+        raise BadInput(
+            f"no policy {name!r}", f"Known: {', '.join(self.policy_names())}. A path to a .toml file works too."
         )
-        raise BadInput(f"no policy {name!r}", f"Known: {', '.join(known)}. A path to a .toml file works too.")
 
 
 def _places(environ: Mapping[str, str]) -> tuple[str, str, str, list[str]]:
@@ -128,11 +155,10 @@ def _read_config(path: str) -> dict[str, object]:
     for key, value in settings.items():
         if key not in _SETTINGS:
             raise BadInput(f"{path}: unknown setting {key!r}", f"Known: {', '.join(_SETTINGS)}.")
-        wanted = list if key == "recipients" else str
-        if not isinstance(value, wanted):
-            raise BadInput(
-                f"{path}: {key!r} must be a {'list of names' if wanted is list else 'string'}", "Correct it."
-            )
+        kind, words = _FORMS.get(key, (str, "a string"))
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if not isinstance(value, kind) or not all(isinstance(one, str) and one for one in inner):
+            raise BadInput(f"{path}: {key!r} must be {words}", "Correct it.")
     return settings
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dumpvault.errors import Forged, Incomplete
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -67,12 +68,14 @@ def unlock_vault(
     trust: AllowedSigners,
     unlock: Unlock,
     accept: Callable[[Report], None],
+    judge: Judge | None = None,
 ) -> Unlocked:
     """Verify all but the bodies, then unlock with the first of ``keys`` that is a recipient.
 
-    ``accept`` raises what stands against going on; it is asked before any key is touched. Raises ``VaultError``.
+    ``judge`` says what policy the vault must obey, ``accept`` raises what stands against going on; it is asked before any
+    key is touched. Raises ``VaultError``.
     """
-    report = verify(store, vault, trust, bodies=False)
+    report = verify(store, vault, trust, judge=judge, bodies=False)
     accept(report)
     chosen = choose_key(report.examiner.header, keys)
     key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen

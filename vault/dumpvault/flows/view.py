@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from dumpvault.errors import BadInput, Incomplete, VaultError
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import Unlock, unlock_vault
 from dumpvault.flows.verify import Report
 from dumpvault.formats import elf
@@ -40,7 +41,8 @@ class VirtualFile:
 class ViewRequest:
     """``keys`` are tried in order; ``cache`` is in bytes; ``ahead`` threads read ahead.
 
-    ``partial`` lets a damaged vault be read as far as it is good.
+    ``partial`` lets a damaged vault be read as far as it is good; ``judge`` says what policy the vault must obey, None
+    asks for none.
     """
 
     vault: str
@@ -48,6 +50,7 @@ class ViewRequest:
     cache: int = CACHE
     partial: bool = False
     ahead: int = 0
+    judge: Judge | None = None
 
 
 class View:
@@ -121,10 +124,12 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
 
     def accept(report: Report) -> None:
         worst = report.worst()
+        if report.refused and request.partial:
+            raise report.refused
         if worst and (not report.header_read or not (request.partial or isinstance(worst, Incomplete))):
             raise worst
 
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.judge)
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:
