@@ -31,6 +31,7 @@ from dumpvault.formats import kdump_conf
 from dumpvault.formats.allowed_signers import ROLES
 from dumpvault.formats.policy import Policy
 from dumpvault.formats.private_key import LockedKey, PrivateKey
+from dumpvault.formats.sshkey import Signer
 
 __all__ = ["Question", "examine", "exit_code"]
 
@@ -78,6 +79,7 @@ class _Case:
         self.integrations = [] if own else installed(self.root)
         self.host = question.host or (self.baked.host if self.baked else host_of(self.root))
         self.policy: Policy | None = None
+        self.signer: Signer | None = None
 
     def all(self) -> Iterator[Check]:
         yield Check("configuration", "ok", f"{self.site.home}, host {self.host}")
@@ -132,6 +134,7 @@ class _Case:
 
     def check_signer(self) -> Iterator[Check]:
         key = signer_for(self.site, self.signer_name, self.host)
+        self.signer = key.signer
         trusted = self.site.trust.allowed_signers()
         entries = trusted.by_keyid(key.signer.keyid)
         lacking = [
@@ -155,10 +158,11 @@ class _Case:
         """What the policy asks of signers and, where it can be tried from here, of the store; silent if all of it holds."""
         if self.policy is None:
             return
-        signer = signer_for(self.site, self.signer_name, self.host).signer
         url, elsewhere = self._store()
-        facts = plan(self.site, self.policy, signers=[signer], store=url or None)
-        self.policy.require(facts, ("signatures",) if elsewhere else ("signatures", *STORES))
+        tables = (() if elsewhere else STORES) + (("signatures",) if self.signer else ())
+        if tables:
+            signers = [self.signer] if self.signer else []
+            self.policy.require(plan(self.site, self.policy, signers=signers, store=url or None), tables)
         yield from ()
 
     def check_store(self) -> Iterator[Check]:

@@ -69,6 +69,7 @@ class Site:
         for path in files:
             if os.path.exists(path):
                 settings |= _read_config(path)
+                _anchor(settings, os.path.dirname(path))
         store = environ.get("DUMPVAULT_STORE") or settings.get("store") or os.path.join(data, "store")
         if root is not None and settings.get("store"):
             store = os.path.join(root, str(store).removeprefix("file://").lstrip("/"))
@@ -160,6 +161,18 @@ def _read_config(path: str) -> dict[str, object]:
         if not isinstance(value, kind) or not all(isinstance(one, str) and one for one in inner):
             raise BadInput(f"{path}: {key!r} must be {words}", "Correct it.")
     return settings
+
+
+def _anchor(settings: dict[str, object], folder: str) -> None:
+    """Paths of policies are meant from the configuration's folder: never from where somebody happens to stand."""
+
+    def path(name: str) -> str:
+        return os.path.join(folder, os.path.expanduser(name)) if "/" in name or name.endswith(".toml") else name
+
+    if isinstance(policy := settings.get("policy"), str):
+        settings["policy"] = path(policy)
+    if isinstance(policies := settings.get("policies"), dict):
+        settings["policies"] = {pattern: path(name) for pattern, name in policies.items()}
 
 
 def shipped(folder: str) -> list[str]:

@@ -19,7 +19,7 @@ from dumpvault.formats import rule_kinds
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.policy_facts import Facts, Found, Party, Place, Planned
 from dumpvault.formats.recipient import Recipient
-from dumpvault.formats.rules import RULES, Rule
+from dumpvault.formats.rules import RULES, Rule, rules_of
 
 __all__ = ["Broken", "Policy", "parse_compress"]
 
@@ -130,12 +130,11 @@ class Policy:
         rules = {**self.rules, "format": 1, "description": "rehearsal", "recipients.minimum": 1}
         rules |= {"recipients.kems": list(SUITES), "recipients.mix_classical": True, "regions.compress": "auto"}
         lines, inside = [], ""
-        for rule in RULES:
-            if rule.before is None:
-                if rule.table != inside:
-                    inside = rule.table
-                    lines.append(f"[{inside}]")
-                lines.append(f"{rule.key} = {json.dumps(rules[rule.name])}")
+        for rule in rules_of(1, {"release": {}}):
+            if rule.table != inside:
+                inside = rule.table
+                lines.append(f"[{inside}]")
+            lines.append(f"{rule.key} = {json.dumps(rules[rule.name])}")
         return "\n".join(lines) + "\n"
 
     def check_destruction(self, created: datetime, now: datetime) -> None:
@@ -175,7 +174,7 @@ class _Text:
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
             raise self._bad(0, f"not TOML: {str(error)[:200]}", "Correct the file; nothing was captured.") from None
         version = self._version(top)
-        rules = [rule for rule in RULES if version > 1 or rule.before is None]
+        rules = rules_of(version, top)
         self._only_known(top, rules)
         values = {rule.name: rule.before[0] for rule in RULES if rule.before is not None}
         values |= {rule.name: self._value(top, rule) for rule in rules if rule.name != "format"}

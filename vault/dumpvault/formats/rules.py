@@ -7,7 +7,7 @@ saying for both sides either how it is checked, or in words why it cannot be.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from dumpvault.formats import policy_checks as checks
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.rule_kinds import Choice, Flag, Groups, Kind, Names, Or, Some, Text, Whole, parse_compress
 
-__all__ = ["CARRIED_OUT", "RULES", "SIGNATURES", "Rule"]
+__all__ = ["CARRIED_OUT", "RULES", "SIGNATURES", "Rule", "rules_of"]
 
 SIGNATURES = ("ed25519", "p384", "mldsa65", "mldsa87")
 
@@ -27,7 +27,7 @@ Check: TypeAlias = Callable[[checks.Demands, Any], str]
 class Rule:
     """``capture`` and ``opening``: how it is checked, or why it is not. ``advice`` is what to do where it is broken.
 
-    ``before`` is what format 1, which did not have the rule, is taken to say; None for rules of format 1.
+    ``before`` is what a policy that is older than the rule is taken to say; None for the rules that all policies have.
     """
 
     name: str
@@ -123,17 +123,20 @@ RULES: tuple[Rule, ...] = (
     Rule("commits.seconds", Whole(1, 3600), "a signed commit at the latest after this long", CARRIED_OUT, _TIMES),
     Rule(
         "commits.read_back", Choice(("all", "sample", "none")), "read sealed regions back from the medium before the commit",
-        CARRIED_OUT, _READ_BACK,
+        CARRIED_OUT, _READ_BACK, before=("none",),
     ),
     Rule(
         "release.mode", Choice(("auto", "none", "phyp", "fadump")), "how memory is handed back",
-        checks.release_planned, checks.release_found, "Leave --release out.",
+        checks.release_planned, checks.release_found, "Leave --release out.", before=("auto",),
     ),
     Rule(
         "release.undescribed", Choice(("release", "hold")), "pages that no program header describes",
-        CARRIED_OUT, checks.undescribed,
+        CARRIED_OUT, checks.undescribed, before=("release",),
     ),
-    Rule("release.unreadable", Choice(("release", "hold")), "pages that could not be read", CARRIED_OUT, checks.unreadable),
+    Rule(
+        "release.unreadable", Choice(("release", "hold")), "pages that could not be read",
+        CARRIED_OUT, checks.unreadable, before=("hold",),
+    ),
     Rule("store.kinds", Some(_STORES), "kinds of store", checks.store_kind, _COPY, "Name another --store.", (_STORES,)),
     Rule(
         "store.mount_point", Or(_PATH), "where the store's file system is mounted",
@@ -169,3 +172,14 @@ RULES: tuple[Rule, ...] = (
         checks.timestamps, "Choose a policy without timestamps.", (None,),
     ),
 )  # fmt: skip
+
+#: What format 1 got while it was young. The first texts in vaults' headers have none of these; later ones have all.
+_SOON = ("commits.read_back", "release.mode", "release.undescribed", "release.unreadable")
+
+
+def rules_of(version: int, text: Mapping[str, Any]) -> list[Rule]:
+    """The rules that a policy of this format has; ``text`` is the parsed TOML, for the two kinds of format 1."""
+    if version > 1:
+        return list(RULES)
+    soon = "release" in text or "read_back" in (text["commits"] if isinstance(text.get("commits"), dict) else ())
+    return [rule for rule in RULES if rule.before is None or (soon and rule.name in _SOON)]
