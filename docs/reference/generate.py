@@ -14,7 +14,7 @@ from dumpvault.cli import cli
 from dumpvault.formats.rules import RULES
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from support import enforcement  # noqa: E402
+from support import enforcement
 
 HEAD = """\
 # Commands
@@ -44,10 +44,11 @@ def render() -> str:
 RULES_HEAD = """\
 # The rules of a policy
 
-Written by `make reference` from the table by which policies are read and checked. All of them stand in every policy of `format = 2`;
-an unknown or missing rule is an error, and so is an empty one: what demands nothing says `"none"` or `"any"`.
+Written by `make reference` from the table by which policies are read and checked. All of them stand in every policy of
+`format = 2`; an unknown or missing rule is an error, and so is an empty one: what demands nothing says `"none"` or `"any"`.
 
-"Checked" means that a capture is refused before anything is written, or that a vault is refused with exit code 11, by the rule's name.
+"Checked" means that a capture is refused before anything is written, or that a vault is refused with exit code 11, by
+the rule's name.
 [Enforcement](enforcement.md) names the tests.
 """
 

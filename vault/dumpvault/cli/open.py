@@ -77,6 +77,7 @@ def open_command(
                 "missing": [problem.message for problem in opened.problems],
                 "opened_bytes": opened.written,
                 "output": path,
+                "policy": output.judgement(opened.report.judgement),
                 "unreadable_bytes": opened.unreadable,
                 "vault": request.vault,
             }
