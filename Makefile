@@ -34,7 +34,7 @@ check: $(VENV)/ready-to-test
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/capture.py
 
-# The command-line reference is written from the commands' own --help.
+# The reference of commands is written from their own --help, that of policies from the tables of rules and of tests.
 reference: $(VENV)/ready
 	$(BIN)/python docs/reference/generate.py
 

@@ -1,12 +1,20 @@
-"""Writes docs/reference/commands.md from the commands' own --help; a test checks that it is current."""
+"""Writes what stands in the reference from the code itself: commands, the rules of policies, and where each is enforced.
+
+A test checks that the pages are current.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from dumpvault.cli import cli
+from dumpvault.formats.rules import RULES
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from support import enforcement
 
 HEAD = """\
 # Commands
@@ -33,5 +41,33 @@ def render() -> str:
     return HEAD + "".join(commands(cli, "dumpvault"))
 
 
+RULES_HEAD = """\
+# The rules of a policy
+
+Written by `make reference` from the table by which policies are read and checked. All of them stand in every policy of
+`format = 2`; an unknown or missing rule is an error, and so is an empty one: what demands nothing says `"none"` or `"any"`.
+
+"Checked" means that a capture is refused before anything is written, or that a vault is refused with exit code 11, by
+the rule's name.
+[Enforcement](enforcement.md) names the tests.
+"""
+
+
+def rules() -> str:
+    """docs/reference/policies/rules.md."""
+    lines = [RULES_HEAD, "| rule | allowed | meaning | at capture | at opening |", "|---|---|---|---|---|"]
+    for rule in RULES:
+        sides = [side if isinstance(side, str) else "checked" for side in (rule.capture, rule.opening)]
+        allowed = rule.kind.allowed.replace("|", "\\|") or "2; 1 is still read"
+        lines.append(f"| `{rule.name}` | {allowed} | {rule.meaning} | {sides[0]} | {sides[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def pages() -> dict[str, str]:
+    """Every written page, by its path below this folder."""
+    return {"commands.md": render(), "policies/rules.md": rules(), "policies/enforcement.md": enforcement.render()}
+
+
 if __name__ == "__main__":
-    Path(__file__).with_name("commands.md").write_text(render(), encoding="utf-8")
+    for name, text in pages().items():
+        (Path(__file__).parent / name).write_text(text, encoding="utf-8")

@@ -23,6 +23,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "init": ("site", "Make a site: configuration, keys directory, store."),
     "keys": ("keys", "Make, list, rotate, revoke, import and export keys."),
+    "policy": ("policy", "List, show and check policies."),
     "capture": ("capture", "Seal a vmcore into a new vault; prints the vault's id."),
     "list": ("vaults", "List the vaults of a store."),
     "info": ("vaults", "Show what a vault says of itself, signatures checked."),

@@ -8,10 +8,20 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
-from dumpvault.cli.site import at_option, load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import (
+    at_option,
+    load_site,
+    load_trust,
+    passphrase_option,
+    retrieval_options,
+    store_option,
+    unlocker,
+)
 from dumpvault.errors import Usage
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
+from dumpvault.formats.policy_facts import Retrieval
 
 __all__ = ["open_command"]
 
@@ -36,6 +46,7 @@ __all__ = ["open_command"]
 @approvals_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @at_option
+@retrieval_options
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--partial", is_flag=True, help="Write what can be authenticated of an incomplete or damaged vault.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
@@ -49,6 +60,9 @@ def open_command(
     approvals: tuple[str, ...],
     allowed_signers: str | None,
     at: datetime | None,
+    policy: str | None,
+    reason: str,
+    ticket: str,
     force: bool,
     partial: bool,
     jobs: int | None,
@@ -66,9 +80,11 @@ def open_command(
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
     answers = load_approvals(site, approvals)
-    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers)
+    judge = Judge(site, policy, Retrieval(reason, ticket), answers)
+    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
+    output.say_judgement(opened.report.judgement)
     short = shortfall(opened)
     if as_json:
         output.print_json(
@@ -78,6 +94,7 @@ def open_command(
                 "missing": [problem.message for problem in opened.problems],
                 "opened_bytes": opened.written,
                 "output": path,
+                "policy": output.judgement(opened.report.judgement),
                 "unreadable_bytes": opened.unreadable,
                 "vault": request.vault,
             }

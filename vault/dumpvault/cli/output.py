@@ -8,22 +8,27 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 from dumpvault.errors import BadInput, VaultError
 
+if TYPE_CHECKING:
+    from dumpvault.flows.judging import Judgement
+
 __all__ = [
     "bar",
     "epilog",
     "json_option",
+    "judgement",
     "new_file",
     "print_json",
     "print_json_error",
     "printable",
     "printable_lines",
     "say",
+    "say_judgement",
     "show_error",
     "size",
 ]
@@ -84,6 +89,20 @@ def show_error(error: VaultError, json_wanted: bool) -> None:
     say(f"{error.kind}: {error.message}")
     if error.hint:
         say(error.hint)
+
+
+def judgement(found: Judgement | None) -> dict[str, object] | None:
+    """What a vault was judged by, for ``--json``."""
+    if found is None:
+        return None
+    broken = [{"rule": one.rule, "why": one.why} for one in found.broken]
+    return {"broken": broken, "name": found.policy.name, "note": found.note, "trusted": found.trusted}
+
+
+def say_judgement(found: Judgement | None) -> None:
+    """That a vault was captured under another policy than the one that it obeys."""
+    if found is not None and found.differs:
+        say(f"note: policy {found.note}")
 
 
 def size(count: int) -> str:

@@ -26,7 +26,9 @@ __all__ = [
     "load_site",
     "load_trust",
     "passphrase_option",
+    "policy_option",
     "read_passphrase",
+    "retrieval_options",
     "store_option",
     "unlocker",
 ]
@@ -54,6 +56,23 @@ def load_trust(site: Site, path: str | None, at: datetime | None = None) -> Allo
 def store_option(command: _Command) -> _Command:
     option = click.option("--store", metavar="URL", help="The store: a directory. [default: the site's]")
     return option(command)
+
+
+def policy_option(command: _Command) -> _Command:
+    return click.option(
+        "--policy", metavar="NAME", help="The policy that the vault must obey. [default: the site's for its host]"
+    )(command)
+
+
+def retrieval_options(command: _Command) -> _Command:
+    """``--policy``, and what a policy may ask of whoever opens: ``--reason`` and ``--ticket``."""
+    command = click.option("--ticket", default="", metavar="ID", help="Where this is recorded, if the policy asks.")(
+        command
+    )
+    command = click.option("--reason", default="", metavar="TEXT", help="Why it is opened, if the policy asks.")(
+        command
+    )
+    return policy_option(command)
 
 
 def passphrase_option(command: _Command) -> _Command:

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import load_site, load_trust, store_option
+from dumpvault.cli.site import load_site, load_trust, policy_option, store_option
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import claims, find_vault
 from dumpvault.flows.verify import Report, verify
 
@@ -50,20 +51,23 @@ def list_command(store: str | None, as_json: bool) -> None:
 
 
 @click.command(
-    "info", epilog=output.epilog("dumpvault info latest", "dumpvault info 3f9c --json", codes=(0, 1, 2, 3, 10, 12, 13))
+    "info",
+    epilog=output.epilog("dumpvault info latest", "dumpvault info 3f9c --json", codes=(0, 1, 2, 3, 10, 11, 12, 13)),
 )
 @click.argument("vault", metavar="ID")
 @store_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
+@policy_option
 @output.json_option
-def info_command(vault: str, store: str | None, allowed_signers: str | None, as_json: bool) -> None:
+def info_command(vault: str, store: str | None, allowed_signers: str | None, policy: str | None, as_json: bool) -> None:
     """Show a vault: what it holds, who can open it, how it was captured.
 
     Signatures, chain and sizes are checked; the regions' bytes are not read ('verify' reads them).
     """
     site = load_site()
     place = site.store(store)
-    report = verify(place, find_vault(place, vault), load_trust(site, allowed_signers), bodies=False)
+    trust = load_trust(site, allowed_signers)
+    report = verify(place, find_vault(place, vault), trust, judge=Judge(site, policy), bodies=False)
     if not report.header_read:
         raise report.findings[0]
     facts = _facts(report)
@@ -110,6 +114,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "truncated": manifest.truncated if manifest else None,
         "policy": header.policy.name,
         "quorum": f"any {header.quorum} of {len(header.recipients)}" if header.quorum else None,
+        "judged_by": report.judgement.note if report.judgement else None,
         "recipients": [f"{r.name} ({r.suite})" for r in header.recipients],
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
         "findings": [finding.message for finding in report.findings],

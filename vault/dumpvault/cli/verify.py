@@ -7,7 +7,16 @@ from datetime import datetime
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import at_option, load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import (
+    at_option,
+    load_site,
+    load_trust,
+    passphrase_option,
+    policy_option,
+    store_option,
+    unlocker,
+)
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats.private_key import LockedKey
@@ -23,13 +32,14 @@ _MARKS = {"held": "held", "partly": "held in part", "missing": "MISSING", "faile
         "dumpvault verify latest",
         "dumpvault verify 3f9c --allowed-signers auditors_copy --json",
         "dumpvault verify 3f9c --with-key analyst",
-        codes=(0, 1, 2, 3, 10, 12, 13),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13),
     ),
 )
 @click.argument("vault", metavar="ID")
 @store_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]")
 @at_option
+@policy_option
 @click.option("--with-key", metavar="NAME|FILE", help="Also prove that this private key opens every region.")
 @passphrase_option
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
@@ -39,14 +49,16 @@ def verify_command(
     store: str | None,
     allowed_signers: str | None,
     at: datetime | None,
+    policy: str | None,
     with_key: str | None,
     passphrase_file: str | None,
     jobs: int | None,
     as_json: bool,
 ) -> None:
-    """Check everything that can be checked without a key: signatures, roles, chain, every block, completeness.
+    """Check everything that can be checked without a key: signatures, roles, chain, every block, policy.
 
-    Exits 0 only if all of it was checked and held. Objects that nobody signed for are listed and change nothing.
+    The vault must also obey the policy that this site's configuration names for its host, whatever policy its own header
+    states. Exits 0 only if all of it was checked and held. Objects that nobody signed for are listed and change nothing.
     """
     site = load_site()
     trust = load_trust(site, allowed_signers, at)
@@ -56,7 +68,7 @@ def verify_command(
     place = site.store(store)
     found = find_vault(place, vault)
     with output.bar("verifying") as progress:
-        report = verify(place, found, trust, jobs=jobs, key=key, progress=progress)
+        report = verify(place, found, trust, jobs=jobs, key=key, judge=Judge(site, policy), progress=progress)
     if as_json:
         _print_json(report)
     else:
@@ -68,7 +80,9 @@ def verify_command(
 def _print(report: Report) -> None:
     for number in sorted(report.steps):
         step = report.steps[number]
-        click.echo(f"{number:>3}. {step.title:<16} {_MARKS[step.state]}{f'  ({step.note})' if step.note else ''}")
+        click.echo(
+            f"{number:>3}. {step.title:<16} {_MARKS[step.state]}{f'  ({output.printable(step.note)})' if step.note else ''}"
+        )
     for name in report.foreign[:20]:
         click.echo(f"     foreign: {output.printable(name)}")
     if len(report.foreign) > 20:
@@ -108,6 +122,7 @@ def _print_json(report: Report) -> None:
             ],
             "foreign": report.foreign,
             "judged_at": f"{report.moment:%Y-%m-%dT%H:%M:%SZ}",
+            "policy": output.judgement(report.judgement),
             "regions": examiner.totals.regions,
             "release_bytes": examiner.release_bytes(),
             "sealed_bytes": examiner.totals.sealed,

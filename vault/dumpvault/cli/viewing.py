@@ -11,9 +11,19 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
-from dumpvault.cli.site import at_option, load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.site import (
+    at_option,
+    load_site,
+    load_trust,
+    passphrase_option,
+    retrieval_options,
+    store_option,
+    unlocker,
+)
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
+from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.stages.secrecy import keep_out_of_swap
 
 __all__ = ["view_options", "viewed"]
@@ -33,6 +43,7 @@ def view_options(command: _Command) -> _Command:
             approvals_option,
             click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]"),
             at_option,
+            retrieval_options,
             click.option("--partial", is_flag=True, help="Read a damaged vault as far as it is good."),
             click.option(
                 "--cache", type=click.IntRange(16, 1 << 20), default=256, show_default=True, metavar="MIB",
@@ -52,6 +63,9 @@ def viewed(
     passphrase_file: str | None,
     approvals: tuple[str, ...],
     allowed_signers: str | None,
+    policy: str | None,
+    reason: str,
+    ticket: str,
     partial: bool,
     cache: int,
     ahead: int = 0,
@@ -70,9 +84,11 @@ def viewed(
     for name in keep_out_of_swap(shared=shared):
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
-    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, answers)
+    judge = Judge(site, policy, Retrieval(reason, ticket), answers)
+    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge)
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
+        output.say_judgement(view.report.judgement)
         for finding in view.report.findings:
             output.say(f"note: {finding.message}")
         yield view

@@ -169,6 +169,7 @@ class Attempt:
         examiner = found.report.examiner
         self.header = examiner.header
         self.recipients = self._same_recipients(self.header)
+        self.policy.check_recipients(self.recipients, self.site.trust.known())
         self.chain = Chain.resume(
             self.store,
             self.key,
@@ -286,7 +287,10 @@ class Attempt:
             )
         manifest = chain.finish(end, truncated, _now())
         refused = list(self.releaser.refused)
-        if self.releaser.at_end and not truncated:
+        holds = self._holds(chain)
+        if self.releaser.at_end and holds:
+            refused.append(holds)
+        elif self.releaser.at_end and not truncated:
             assert self.journal is not None
             self.journal.tip(chain.vault, chain.next - 1, chain.tip)
             self.journal.state(chain.next, 0, "begun")
@@ -298,6 +302,15 @@ class Attempt:
         elif any(result == "failed" for result in committer.results):
             refused.append("the kernel did not accept every release; 'dumpvault info' shows which")
         return CaptureResult(chain.vault, self.store.url, manifest, tuple(self.notes), tuple(refused))
+
+    def _holds(self, chain: Chain) -> str:
+        """Why the policy forbids to release everything at once; empty if it does not."""
+        if self.policy.hold_undescribed:
+            return f"policy {self.policy.name} holds pages that no program header describes; {self.releaser.method} frees all"
+        if not self.policy.release_unreadable and chain.totals.unreadable:
+            unread = chain.totals.unreadable
+            return f"policy {self.policy.name} holds {unread} bytes that could not be read; {self.releaser.method} frees all"
+        return ""
 
 
 def boot_id() -> str | None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from dumpvault.errors import Interrupted, NoKey, StoreFailed, Usage
 from dumpvault.flows.attempt import Attempt, CaptureRequest, CaptureResult, boot_id
+from dumpvault.flows.planning import plan
 from dumpvault.flows.sealing import Stop
 from dumpvault.flows.site import Site
 from dumpvault.formats.allowed_signers import namespace
@@ -71,8 +72,13 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     key = signer_for(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
     recipients, quorum = parties_for(site, request.recipients, request.quorum)
-    policy.check_recipients(recipients)
     compress = parse_compress(request.compress or policy.compress, "--compress")
+    policy.require(
+        plan(
+            site, policy, recipients=recipients, quorum=quorum, signers=[key.signer], region_size=request.region_size,
+            compress=request.compress, release=request.release, store=request.store,
+        )
+    )  # fmt: skip
     own = _is_own(request.source, request.vmcore)
     store = site.store(request.store, create=True)
     notes: list[str] = [source.warning] if source.warning else []

@@ -24,12 +24,14 @@ from dumpvault.flows.demo import write_memory
 from dumpvault.flows.installing import read_below
 from dumpvault.flows.integrate import CRASH_CONF, host_of, installed, read_crash_conf
 from dumpvault.flows.open import OpenRequest, open_vault
+from dumpvault.flows.planning import STORES, plan
 from dumpvault.flows.site import Site
 from dumpvault.flows.verify import verify
 from dumpvault.formats import kdump_conf
 from dumpvault.formats.allowed_signers import ROLES
 from dumpvault.formats.policy import Policy
 from dumpvault.formats.private_key import LockedKey, PrivateKey
+from dumpvault.formats.sshkey import Signer
 
 __all__ = ["Question", "examine", "exit_code"]
 
@@ -77,11 +79,12 @@ class _Case:
         self.integrations = [] if own else installed(self.root)
         self.host = question.host or (self.baked.host if self.baked else host_of(self.root))
         self.policy: Policy | None = None
+        self.signer: Signer | None = None
 
     def all(self) -> Iterator[Check]:
         yield Check("configuration", "ok", f"{self.site.home}, host {self.host}")
         keys_fail = False
-        for check in (self.check_policy, self.check_recipients, self.check_signer):
+        for check in (self.check_policy, self.check_recipients, self.check_signer, self.check_rules):
             for result in _guarded(check):
                 keys_fail |= result.state == "failed"
                 yield result
@@ -125,7 +128,7 @@ class _Case:
     def check_recipients(self) -> Iterator[Check]:
         chosen, threshold = parties_for(self.site, self.recipient_names, self.quorum)
         if self.policy:
-            self.policy.check_recipients(chosen)
+            self.policy.check_recipients(chosen, self.site.trust.known(), threshold)
         needed = f"any {threshold} of " if threshold else ""
         yield Check("recipients", "ok", needed + ", ".join(f"{r.name} ({r.suite.name})" for r in chosen))
         held = {key.public for key in self.site.trust.private_keys() if key.purpose == "recipient"}
@@ -136,6 +139,7 @@ class _Case:
 
     def check_signer(self) -> Iterator[Check]:
         key = signer_for(self.site, self.signer_name, self.host)
+        self.signer = key.signer
         trusted = self.site.trust.allowed_signers()
         entries = trusted.by_keyid(key.signer.keyid)
         lacking = [
@@ -154,6 +158,17 @@ class _Case:
             yield Check(name, "warning", f"{found}, is not bound to host {self.host}", advice)
         else:
             yield Check(name, "ok", found)
+
+    def check_rules(self) -> Iterator[Check]:
+        """What the policy asks of signers and, where it can be tried from here, of the store; silent if all of it holds."""
+        if self.policy is None:
+            return
+        url, elsewhere = self._store()
+        tables = (() if elsewhere else STORES) + (("signatures",) if self.signer else ())
+        if tables:
+            signers = [self.signer] if self.signer else []
+            self.policy.require(plan(self.site, self.policy, signers=signers, store=url or None), tables)
+        yield from ()
 
     def check_store(self) -> Iterator[Check]:
         url, elsewhere = self._store()
@@ -244,9 +259,13 @@ class _Case:
         with tempfile.TemporaryDirectory(prefix="dumpvault-doctor-") as folder:
             source = os.path.join(folder, "vmcore")
             write_memory(source, 1)
+            policy = os.path.join(folder, "rehearsal.toml")
+            assert self.policy
+            with open(policy, "w", encoding="utf-8") as file:
+                file.write(self.policy.rehearsal())
             trial = replace(self.site, run=os.path.join(folder, "run"), store_url=os.path.join(folder, "store"))
             request = CaptureRequest(
-                source=source, recipients=self.recipient_names, signer=self.signer_name, policy=self.policy_name,
+                source=source, recipients=self.recipient_names, signer=self.signer_name, policy=policy,
                 host=self.host, release="none", quorum=self.quorum,
             )  # fmt: skip
             result = capture(trial, request, lambda done, total: None, lambda vault: None)

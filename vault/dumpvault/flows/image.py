@@ -18,6 +18,7 @@ from dumpvault.errors import BadInput, StoreFailed, VaultError
 from dumpvault.flows.capture import parties_for, signer_for
 from dumpvault.flows.demo import write_memory
 from dumpvault.flows.keys import new_signer
+from dumpvault.flows.planning import KEYS, plan
 from dumpvault.flows.site import Site, init_site
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Quorum
@@ -40,11 +41,12 @@ def fill_image(
     """
     if not os.path.isdir(image):
         raise BadInput(f"{image} is no directory", "It is the tree that an initramfs is made from.")
-    signer_for(site, signer, host)
+    key = signer_for(site, signer, host)
     chosen, threshold = parties_for(site, recipients, quorum)
     folder: Folder = "custodians" if threshold else "recipients"
     rules = site.policy(policy)
-    rules.check_recipients(chosen)
+    # Not of its store, which stands where the crash kernel mounts it.
+    rules.require(plan(site, rules, recipients=chosen, quorum=threshold, signers=[key.signer]), KEYS)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = _own_paths(python)
     names = tuple(recipient.name for recipient in chosen)
@@ -92,7 +94,7 @@ def _own_paths(python: str) -> list[str]:
 def _rehearse(
     site: Site, python: str, paths: list[str], chosen: list[Recipient], folder: Folder, parties: list[str], policy: str
 ) -> dict[str, Any]:
-    """Capture for those whom ``parties`` names, with the real policy and a signer that is thrown away; what was loaded."""
+    """Capture for those whom ``parties`` names, as the policy has a collector work; what was loaded."""
     with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as place:
         trial = Site.load({"DUMPVAULT_HOME": os.path.join(place, "site")})
         init_site(trial)
@@ -100,8 +102,10 @@ def _rehearse(
         for recipient in chosen:
             trial.trust.add_recipient(recipient, folder)
         write_memory(os.path.join(place, "vmcore"), 1)
+        rules = os.path.join(place, "rehearsal.toml")
+        _write(rules, site.policy(policy).rehearsal(), 0o644)
         capture = [
-            "capture", os.path.join(place, "vmcore"), "--policy", os.path.abspath(site.policy_path(policy)),
+            "capture", os.path.join(place, "vmcore"), "--policy", rules,
             "--release", "none", "--signer", "rehearsal", *parties,
         ]  # fmt: skip
         runs = [[*capture, "--compress", "zstd"], [*capture, "--compress", "none"]]

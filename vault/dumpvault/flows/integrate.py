@@ -121,7 +121,7 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
     signer = _signer(site, options.signer or site.signer, host)
     recipients, threshold = parties_for(site, options.recipients, options.quorum)
     policy = site.policy(options.policy)
-    policy.check_recipients(recipients)
+    policy.check_recipients(recipients, site.trust.known())
     store = options.store or _inside(root, site.store_url)
     if not store.startswith("/"):
         raise Usage(f"--store {store} is no absolute path", "Name the directory as the integrated system sees it.")

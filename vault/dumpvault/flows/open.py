@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFailed, VaultError
 from dumpvault.flows.combining import Approvals
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
 from dumpvault.flows.verify import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -28,7 +29,11 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order; ``approvals`` are for dual control."""
+    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order; ``approvals`` are for
+    dual control.
+
+    ``judge`` says what policy the vault must obey; None asks for none.
+    """
 
     vault: str
     output: str
@@ -37,6 +42,7 @@ class OpenRequest:
     partial: bool = False
     jobs: int | None = None
     approvals: Approvals | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     if request.output != "-":
         _check_output(request)
     accept = lambda report: require_structure(report, partial=request.partial)  # noqa: E731
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge)
     report, regions = unlocked.report, unlocked.regions
     examiner = report.examiner
     size = examiner.totals.size

@@ -15,7 +15,11 @@ from dumpvault.stages.trust import TrustDirectory, read_text
 
 __all__ = ["Site", "init_site", "shipped"]
 
-_SETTINGS = ("store", "policy", "signer", "recipients", "quorum")
+_SETTINGS = ("store", "policy", "policies", "signer", "recipients", "quorum")
+_FORMS: dict[str, tuple[type, str]] = {
+    "recipients": (list, "a list of names"),
+    "policies": (dict, 'a table of host patterns and policies, such as "db*" = "pci-dss-4"'),
+}
 _CONFIG = """\
 # dumpvault's configuration. Flags and DUMPVAULT_* variables override it.
 
@@ -30,6 +34,11 @@ _CONFIG = """\
 # recipients = ["analyst"]
 # Or, instead of recipients, custodians, so many of whom must agree.
 # quorum = "2of3:alice,bob,carol"
+
+# What a vault must obey when it is verified or opened here, by the name of its host; the first pattern that fits counts.
+# [policies]
+# "db*" = "pci-dss-4"
+# "*" = "baseline"
 """
 
 
@@ -48,6 +57,9 @@ class Site:
     quorum: str | None = None
     #: systemd's credentials of this service, if it has any.
     credentials: str | None = None
+    #: The policies that vaults must obey here: (pattern of host names, policy), in order, and what holds for all others.
+    policies: tuple[tuple[str, str], ...] = ()
+    policy_otherwise: str | None = None
 
     @classmethod
     def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
@@ -66,21 +78,26 @@ class Site:
                     if one in found:
                         settings.pop(other, None)  # who opens is one setting with two spellings
                 settings |= found
+                _anchor(settings, os.path.dirname(path))
         store = environ.get("DUMPVAULT_STORE") or settings.get("store") or os.path.join(data, "store")
         if root is not None and settings.get("store"):
             store = os.path.join(root, str(store).removeprefix("file://").lstrip("/"))
         signer = environ.get("DUMPVAULT_SIGNER") or settings.get("signer")
         recipients = settings.get("recipients", ())
+        policies = settings.get("policies", {})
+        policy = environ.get("DUMPVAULT_POLICY") or settings.get("policy")
         return cls(
             home=home,
             data=data,
             run=environ.get("DUMPVAULT_RUN") or run,
             store_url=os.path.expanduser(str(store)),
-            policy_name=str(environ.get("DUMPVAULT_POLICY") or settings.get("policy") or "baseline"),
+            policy_name=str(policy or "baseline"),
             signer=str(signer) if signer else None,
             recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
             quorum=str(settings["quorum"]) if settings.get("quorum") else None,
             credentials=environ.get("CREDENTIALS_DIRECTORY") or None,
+            policies=tuple(policies.items()) if isinstance(policies, dict) else (),
+            policy_otherwise=str(policy) if policy else None,
         )
 
     @property
@@ -98,7 +115,19 @@ class Site:
     def policy(self, name: str | None = None) -> Policy:
         """A policy by name (the site's before the shipped ones) or path. Raises ``BadInput``."""
         path = self.policy_path(name or self.policy_name)
-        return Policy.parse(os.path.basename(path).removesuffix(".toml"), read_text(path, "a policy"))
+        return Policy.parse(os.path.basename(path).removesuffix(".toml"), read_text(path, "a policy"), path)
+
+    def policy_for(self, host: str) -> str | None:
+        """The policy that a vault of ``host`` must obey here, by name or path; None where the configuration says none."""
+        from fnmatch import fnmatchcase
+
+        return next((name for pattern, name in self.policies if fnmatchcase(host, pattern)), self.policy_otherwise)
+
+    def policy_names(self) -> list[str]:
+        """Every policy that may be named: the site's and the shipped ones."""
+        places = [os.path.join(self.home, "policies"), *shipped("policies")]
+        files = {name for place in places if os.path.isdir(place) for name in os.listdir(place)}
+        return sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml"))
 
     def policy_path(self, name: str) -> str:
         """Where the policy ``name`` stands. Raises ``BadInput``."""
@@ -109,10 +138,9 @@ class Site:
             path = os.path.join(place, f"{name}.toml")
             if os.path.exists(path):
                 return path
-        known = sorted(
-            {f.removesuffix(".toml") for p in places if os.path.isdir(p) for f in os.listdir(p) if f[-5:] == ".toml"}
+        raise BadInput(
+            f"no policy {name!r}", f"Known: {', '.join(self.policy_names())}. A path to a .toml file works too."
         )
-        raise BadInput(f"no policy {name!r}", f"Known: {', '.join(known)}. A path to a .toml file works too.")
 
 
 def _places(environ: Mapping[str, str]) -> tuple[str, str, str, list[str]]:
@@ -144,17 +172,28 @@ def _read_config(path: str) -> dict[str, object]:
     for key, value in settings.items():
         if key not in _SETTINGS:
             raise BadInput(f"{path}: unknown setting {key!r}", f"Known: {', '.join(_SETTINGS)}.")
-        wanted = list if key == "recipients" else str
-        if not isinstance(value, wanted):
-            raise BadInput(
-                f"{path}: {key!r} must be a {'list of names' if wanted is list else 'string'}", "Correct it."
-            )
+        kind, words = _FORMS.get(key, (str, "a string"))
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if not isinstance(value, kind) or not all(isinstance(one, str) and one for one in inner):
+            raise BadInput(f"{path}: {key!r} must be {words}", "Correct it.")
     if "quorum" in settings and "recipients" in settings:
         raise BadInput(
             f"{path}: 'quorum' and 'recipients' exclude each other",
             "A recipient opens alone what a quorum is to guard.",
         )
     return settings
+
+
+def _anchor(settings: dict[str, object], folder: str) -> None:
+    """Paths of policies are meant from the configuration's folder: never from where somebody happens to stand."""
+
+    def path(name: str) -> str:
+        return os.path.join(folder, os.path.expanduser(name)) if "/" in name or name.endswith(".toml") else name
+
+    if isinstance(policy := settings.get("policy"), str):
+        settings["policy"] = path(policy)
+    if isinstance(policies := settings.get("policies"), dict):
+        settings["policies"] = {pattern: path(name) for pattern, name in policies.items()}
 
 
 def shipped(folder: str) -> list[str]:

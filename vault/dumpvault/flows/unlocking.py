@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dumpvault.errors import Forged, Incomplete, Usage
 from dumpvault.flows.combining import Approvals, agree
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -69,12 +70,14 @@ def unlock_vault(
     unlock: Unlock,
     accept: Callable[[Report], None],
     approvals: Approvals | None = None,
+    judge: Judge | None = None,
 ) -> Unlocked:
     """Verify all but the bodies, then unlock: with the first of ``keys`` that is a recipient, or by ``approvals``.
 
-    ``accept`` raises what stands against going on; it is asked before any key is touched. Raises ``VaultError``.
+    ``judge`` says what policy the vault must obey, ``accept`` raises what stands against going on; it is asked before any
+    key is touched. Raises ``VaultError``.
     """
-    report = verify(store, vault, trust, bodies=False)
+    report = verify(store, vault, trust, judge=judge, bodies=False)
     accept(report)
     examiner = report.examiner
     if examiner.header.quorum is not None:

@@ -1,4 +1,4 @@
-"""Verify a vault without any secret: the nine steps of the spec's section 13, and openability where a key is given."""
+"""Verify a vault without any secret: the steps of the spec's section 13, and openability where a key is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from dumpvault.errors import Forged, Incomplete, VaultError
+from dumpvault.errors import Forged, Incomplete, PolicyRefused, VaultError
+from dumpvault.flows.judging import Judge, Judgement
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit, Regions
@@ -42,7 +43,8 @@ STEPS = {
     7: "completeness",
     8: "events",
     9: "foreign objects",
-    10: "openability",
+    10: "policy",
+    11: "openability",
 }
 _READ = 16  # blocks read at a time: 4 MiB
 _FINAL = ("manifest.dsse.json", "manifest.json", "manifest.json.sig")
@@ -79,17 +81,22 @@ class Report:
     foreign: list[str] = field(default_factory=list)
     keybags: dict[int, Keybag] = field(default_factory=dict)
     header_read: bool = False
+    judgement: Judgement | None = None
+    #: Why the policy forbids to open the vault, whatever else may be let pass.
+    refused: VaultError | None = None
 
     @property
-    def verdict(self) -> Literal["intact", "incomplete", "failed"]:
-        if any(not isinstance(finding, Incomplete) for finding in self.findings):
+    def verdict(self) -> Literal["intact", "incomplete", "refused", "failed"]:
+        if any(not isinstance(finding, (Incomplete, PolicyRefused)) for finding in self.findings):
             return "failed"
+        if any(isinstance(finding, PolicyRefused) for finding in self.findings):
+            return "refused"
         return "incomplete" if self.findings else "intact"
 
     @property
     def exit_code(self) -> int:
         codes = {finding.exit_code for finding in self.findings}
-        return next((code for code in (10, 13, 12, 3) if code in codes), 1 if codes else 0)
+        return next((code for code in (10, 13, 11, 12, 1, 3) if code in codes), 0)
 
     def worst(self) -> VaultError | None:
         """The finding that the exit code speaks of."""
@@ -104,13 +111,15 @@ def verify(
     moment: datetime | None = None,
     jobs: int | None = None,
     key: PrivateKey | None = None,
+    judge: Judge | None = None,
     bodies: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Carry out every step that can be; never raises for what is wrong with the vault, which the report says.
 
-    ``bodies`` False leaves out reading the regions (step 6, of which the sizes are still checked), for ``open``, which
-    checks every block as it decrypts, and for ``info``.
+    ``judge`` says what policy the vault must obey; without one, step 10 is left out. ``bodies`` False leaves out reading
+    the regions (step 6, of which the sizes are still checked), for ``open``, which checks every block as it decrypts, and
+    for ``info``.
     """
     moment = moment or trust.at or datetime.now(UTC)
     examiner = Examiner(vault, trust, moment)
@@ -126,15 +135,17 @@ def verify(
         flow.completeness()
         flow.events()
         flow.foreign()
+        if judge is not None:
+            flow.policy(judge)
         if key is not None:
             flow.openability(key)
     if report.header_read and report.steps[2].state != "held":
-        for number in (5, 6, 7, 10):
+        for number in (5, 6, 7, 11):
             step = report.steps.get(number)
             if step and step.state == "held":
                 step.state, step.note = "partly", f"only what {len(examiner.commits)} commits speak of"
     for number in STEPS:
-        if number != 10 or key is not None:
+        if number < 10 or (judge if number == 10 else key) is not None:
             report.steps.setdefault(number, Step(number))
     return report
 
@@ -273,8 +284,23 @@ class _Verification:
                         f"{lost}: missing, though {later[0]} is there", "The chain ends early. Restore it from a copy."
                     )
 
+    def policy(self, judge: Judge) -> None:
+        """Step 10: what the policy that the verifier trusts for this host says of all that was believed."""
+        report = self._report
+        with self._step(10):
+            try:
+                report.judgement = judge.judge(report)
+            except VaultError as error:
+                report.refused = error
+                raise
+            report.steps[10].note = report.judgement.note
+            if report.judgement.broken:
+                report.refused = report.judgement.refusal
+                for refusal in report.judgement.refusals:
+                    self._find(10, refusal)
+
     def openability(self, key: PrivateKey) -> None:
-        """With a key: its vault keys open, and each region commits to the data key that they unwrap.
+        """Step 11, with a key: its vault keys open, and each region commits to the data key that they unwrap.
 
         A custodian's key shows of a vault under dual control that its shares open, and are those that were committed to.
         """
@@ -282,25 +308,25 @@ class _Verification:
         if examiner.header.quorum is not None:
             self._share_opens(key, examiner.header.quorum)
             return
-        with self._step(10):
+        with self._step(11):
             keks: dict[int, bytes] = {}
             for attempt, bag in self._report.keybags.items():
-                with self._part(10):
+                with self._part(11):
                     keks[attempt] = unlock_attempt(bag, key, examiner.header_digest)
             for commit in self._region_commits():
                 if commit.attempt in keks:
-                    with self._part(10):
+                    with self._part(11):
                         self._commit_opens(commit, keks[commit.attempt])
 
     def _share_opens(self, key: PrivateKey, quorum: int) -> None:
         examiner = self._examiner
-        with self._step(10):
+        with self._step(11):
             for attempt, bag in self._report.keybags.items():
-                with self._part(10):
+                with self._part(11):
                     shares = examiner.attempts[attempt][0].shares
                     assert shares is not None
                     unlock_share(bag, key, examiner.header, examiner.header_digest, shares)
-        step = self._report.steps[10]
+        step = self._report.steps[11]
         if step.state == "held":
             step.state = "partly"
             step.note = (
@@ -388,7 +414,10 @@ class _Verification:
 def require_structure(report: Report, *, partial: bool) -> None:
     """For ``open``: raise what stands against opening.
 
-    ``partial`` lets everything pass but a header that is not good: what can be authenticated is opened, the rest is not.
+    ``partial`` lets everything pass but a header that is not good and what the policy forbids: what can be authenticated
+    is opened, the rest is not.
     """
+    if report.refused and partial:
+        raise report.refused
     if report.findings and not (partial and report.header_read):
         raise report.worst() or report.findings[0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Incomplete, VaultError
 from dumpvault.flows.combining import Approvals
+from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import Unlock, unlock_vault
 from dumpvault.flows.verify import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -44,7 +45,8 @@ class VirtualFile:
 class ViewRequest:
     """``keys`` are tried in order; ``cache`` is in bytes; ``ahead`` threads read ahead.
 
-    ``partial`` lets a damaged vault be read as far as it is good. ``approvals`` open a vault under dual control.
+    ``partial`` lets a damaged vault be read as far as it is good; ``judge`` says what policy the vault must obey, None
+    asks for none. ``approvals`` open a vault under dual control.
     """
 
     vault: str
@@ -53,6 +55,7 @@ class ViewRequest:
     partial: bool = False
     ahead: int = 0
     approvals: Approvals | None = None
+    judge: Judge | None = None
 
 
 class View:
@@ -143,10 +146,12 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
 
     def accept(report: Report) -> None:
         worst = report.worst()
+        if report.refused and request.partial:
+            raise report.refused
         if worst and (not report.header_read or not (request.partial or isinstance(worst, Incomplete))):
             raise worst
 
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge)
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:

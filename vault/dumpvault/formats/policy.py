@@ -1,34 +1,53 @@
-"""Policies: TOML that a security team reviews without reading code (policies/README.md).
+"""Policies: TOML that a security team reviews without reading code (docs/reference/policies/).
 
-This version knows the rules that sealing needs; unknown keys are errors, so that no rule is ever silently ignored.
+A policy's text stands in each vault's signed header, so its form is versioned: ``format = 2`` has every rule of
+``rules.RULES``, ``format = 1`` the first few. In both, a rule that is missing or not known is an error.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from dumpvault.errors import BadInput, PolicyRefused, Usage
+from dumpvault.formats import rule_kinds
 from dumpvault.formats.kem import SUITES
+from dumpvault.formats.policy_facts import Facts, Found, Party, Place, Planned
 from dumpvault.formats.recipient import Recipient
+from dumpvault.formats.rules import RULES, Rule, rules_of
 
-__all__ = ["Policy", "parse_compress"]
+__all__ = ["Broken", "Policy", "parse_compress"]
 
 _MIB = 1 << 20
 _LONGEST = 65536
 _MOST_RECIPIENTS = 128
+_FORMATS = (1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A rule that does not hold: ``why`` in words, ``advice`` on what to do."""
+
+    rule: str
+    why: str
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A parsed policy; sizes in bytes, times in seconds."""
+    """A parsed policy. ``policy["commits.mib"]`` is a rule's value; the fields are what a collector works by.
+
+    Sizes in bytes, times in seconds.
+    """
 
     name: str
     text: str
-    kems: tuple[str, ...]
-    minimum_recipients: int
-    mix_classical: bool
+    format: int
     region_size: int
     compress: str
     commit_bytes: int
@@ -37,122 +56,226 @@ class Policy:
     hold_undescribed: bool
     release_unreadable: bool
     read_back: str
+    rules: Mapping[str, Any] = field(repr=False, hash=False)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.rules[name]
 
     @classmethod
-    def parse(cls, name: str, text: str) -> Policy:
-        """Raises ``BadInput`` naming the policy, the rule and what is allowed."""
-        if len(text.encode()) > _LONGEST:
-            raise BadInput(f"policy {name}: longer than {_LONGEST} bytes", "It would not fit a vault's header.")
-        try:
-            rules = _Rules(name, tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
-            raise BadInput(f"policy {name}: not TOML: {error}", "Correct the file; nothing was captured.") from None
-        rules.integer("format", 1, 1)
-        rules.text("description")
-        recipients, regions, commits = rules.table("recipients"), rules.table("regions"), rules.table("commits")
-        release = rules.table("release")
-        policy = cls(
+    def parse(cls, name: str, text: str, where: str = "") -> Policy:
+        """Raises ``BadInput`` naming file (``where``), line, rule and what is allowed."""
+        rules = _Text(name, text, where).rules()
+        return cls(
             name=name,
             text=text,
-            kems=recipients.names("kems", SUITES),
-            minimum_recipients=recipients.integer("minimum", 1, 128),
-            mix_classical=recipients.boolean("mix_classical"),
-            region_size=regions.integer("mib", 1, 256) * _MIB,
-            compress=regions.text("compress"),
-            commit_bytes=commits.integer("mib", 1, 65536) * _MIB,
-            commit_seconds=commits.integer("seconds", 1, 3600),
-            read_back=commits.choice("read_back", ("all", "sample", "none")),
-            release=release.choice("mode", ("auto", "none", "phyp", "fadump")),
-            hold_undescribed=release.choice("undescribed", ("release", "hold")) == "hold",
-            release_unreadable=release.choice("unreadable", ("release", "hold")) == "release",
+            format=rules["format"],
+            region_size=rules["regions.mib"] * _MIB,
+            compress=rules["regions.compress"],
+            commit_bytes=rules["commits.mib"] * _MIB,
+            commit_seconds=rules["commits.seconds"],
+            read_back=rules["commits.read_back"],
+            release=rules["release.mode"],
+            hold_undescribed=rules["release.undescribed"] == "hold",
+            release_unreadable=rules["release.unreadable"] == "release",
+            rules=rules,
         )
-        for table in (recipients, regions, commits, release, rules):
-            table.done()
-        parse_compress(policy.compress, f"policy {name}: regions.compress")
-        return policy
 
-    def check_recipients(self, recipients: list[Recipient]) -> None:
-        """Raises ``PolicyRefused`` naming the rule."""
+    def broken(self, facts: Facts, tables: tuple[str, ...] = ()) -> list[Broken]:
+        """The rules that ``facts`` (``Planned`` or ``Found``) break, of ``tables`` or of all; pure."""
+        assert isinstance(facts, (Planned, Found))
+        found = []
+        for rule in RULES:
+            check = rule.capture if isinstance(facts, Planned) else rule.opening
+            if callable(check) and (not tables or rule.table in tables) and (why := check(self, facts)):
+                found.append(Broken(rule.name, why, rule.advice))
+        return found
 
-        def refuse(rule: str, why: str) -> None:
-            raise PolicyRefused(f"policy {self.name}, recipients.{rule}: {why}", "Nothing was captured.")
+    def require(self, facts: Facts, tables: tuple[str, ...] = ()) -> None:
+        """Raise ``PolicyRefused`` naming the first rule that is broken."""
+        broken = self.broken(facts, tables)
+        if broken:
+            raise self.refusal(broken, "Nothing was captured." if isinstance(facts, Planned) else "Nothing was opened.")
 
-        if len({r.digest for r in recipients}) != len(recipients):
-            refuse("minimum", "a recipient is named twice")
+    def refusal(self, broken: list[Broken], safe: str) -> PolicyRefused:
+        """The error that names the first of ``broken``, and how many more there are."""
+        more = f" (and {len(broken) - 1} more rules)" if len(broken) > 1 else ""
+        first = broken[0]
+        return PolicyRefused(
+            f"policy {self.name}, {first.rule}: {first.why}{more}", " ".join(filter(None, (safe, first.advice)))
+        )
+
+    def check_recipients(
+        self,
+        recipients: Sequence[Recipient],
+        known: Mapping[str, frozenset[str]] | None = None,
+        quorum: int | None = None,
+    ) -> None:
+        """The rules that speak of recipients and custodians, at capture; raises ``PolicyRefused`` naming the rule.
+
+        ``known`` are the key names of the site with their digests.
+        """
         if len(recipients) > _MOST_RECIPIENTS:
-            refuse("minimum", f"{len(recipients)} recipients; a vault has {_MOST_RECIPIENTS} at most")
-        if len(recipients) < self.minimum_recipients:
-            refuse("minimum", f"{len(recipients)} recipients; at least {self.minimum_recipients} are required")
-        for r in recipients:
-            if r.suite.name not in self.kems:
-                refuse("kems", f"recipient {r.name} is {r.suite.name}; allowed: {', '.join(self.kems)}")
-        if not self.mix_classical and len({r.suite.post_quantum for r in recipients}) > 1:
-            weak = ", ".join(r.name for r in recipients if not r.suite.post_quantum)
-            refuse("mix_classical", f"{weak} would undo the post-quantum protection of the other recipients")
+            raise PolicyRefused(
+                f"{len(recipients)} recipients; a vault has {_MOST_RECIPIENTS} at most", "Nothing was captured."
+            )
+        parties = [Party(r.name, r.suite.name, r.digest) for r in recipients]
+        plan = Planned(
+            recipients=parties, known=known or {}, signers=(), signed=(), quorum=quorum, region_size=0, compress="", release="",
+            place=Place("", None, None),
+        )  # fmt: skip
+        self.require(plan, ("recipients", "quorum"))
+
+    def rehearsal(self) -> str:
+        """A policy by which a collector works as by this one, in format 1, and that asks nothing of keys or stores."""
+        rules = {**self.rules, "format": 1, "description": "rehearsal", "recipients.minimum": 1}
+        rules |= {"recipients.kems": list(SUITES), "recipients.mix_classical": True, "regions.compress": "auto"}
+        lines, inside = [], ""
+        for rule in rules_of(1, {"release": {}}):
+            if rule.table != inside:
+                inside = rule.table
+                lines.append(f"[{inside}]")
+            lines.append(f"{rule.key} = {json.dumps(rules[rule.name])}")
+        return "\n".join(lines) + "\n"
+
+    def check_destruction(self, created: datetime, now: datetime) -> None:
+        """``retention.keep_days``: raises ``PolicyRefused`` where a vault of ``created`` must not be destroyed yet."""
+        days = self["retention.keep_days"]
+        if days is not None and now - created < timedelta(days=days):
+            raise PolicyRefused(
+                f"policy {self.name}, retention.keep_days: captured on {created:%Y-%m-%d}; it is to be kept for {days} days",
+                f"Nothing was destroyed. {days - max(0, (now - created).days)} days are left.",
+            )
 
 
 def parse_compress(text: str, where: str) -> tuple[str, int]:
-    """``auto``, ``none`` or ``zstd[:LEVEL]`` as (mode, level); raises ``Usage`` or ``BadInput``."""
-    mode, _, level = text.partition(":")
-    if mode in ("auto", "none") and not level:
-        return mode, 1
-    if mode == "zstd" and (not level or (level.isdigit() and 1 <= int(level) <= 19)) and text != "zstd:":
-        return mode, int(level or 3)
-    kind = Usage if where.startswith("--") else BadInput
-    raise kind(f"{where}: {text!r} is no compression", "Use auto, none, or zstd:LEVEL with a level from 1 to 19.")
+    """``auto``, ``none`` or ``zstd[:LEVEL]`` as (mode, level); raises ``Usage`` naming ``where``."""
+    try:
+        return rule_kinds.parse_compress(text)
+    except ValueError:
+        raise Usage(
+            f"{where}: {text!r} is no compression", "Use auto, none, or zstd:LEVEL with a level from 1 to 19."
+        ) from None
 
 
-class _Rules:
-    """One TOML table, read key by key, each exactly once."""
+class _Text:
+    """A policy's text while it is read; knows where in it a rule stands."""
 
-    def __init__(self, where: str, table: dict[str, Any]) -> None:
-        self._where = where
-        self._left = dict(table)
+    def __init__(self, name: str, text: str, where: str) -> None:
+        self._name = name
+        self._text = text
+        self._where = f" ({where})" if where else ""
 
-    def _take(self, key: str, kind: type) -> Any:
-        if key not in self._left:
-            raise BadInput(
-                f"policy {self._where}: the rule {key!r} is missing", "Add it; no rule has a silent default."
+    def rules(self) -> dict[str, Any]:
+        """Every rule's value. Raises ``BadInput``."""
+        if len(self._text.encode(errors="surrogatepass")) > _LONGEST:
+            raise self._bad(0, f"longer than {_LONGEST} bytes", "It would not fit a vault's header.")
+        try:
+            top = tomllib.loads(self._text)
+        except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+            raise self._bad(0, f"not TOML: {str(error)[:200]}", "Correct the file; nothing was captured.") from None
+        version = self._version(top)
+        rules = rules_of(version, top)
+        self._only_known(top, rules)
+        values = {rule.name: rule.before[0] for rule in RULES if rule.before is not None}
+        values |= {rule.name: self._value(top, rule) for rule in rules if rule.name != "format"}
+        self._agree(values)
+        return values | {"format": version}
+
+    def _version(self, top: dict[str, Any]) -> int:
+        version = top.get("format")
+        if type(version) is not int or version not in _FORMATS:
+            found = f"format is {_shown(version)}" if "format" in top else "the rule format is missing"
+            raise self._bad(
+                self._line("", "format"), f"{found}; allowed: 1, 2", "New policies are written in format 2."
             )
-        value = self._left.pop(key)
-        if type(value) is not kind:
-            raise BadInput(f"policy {self._where}: {key!r} is no {kind.__name__}: {value!r}", "Correct the rule.")
-        return value
+        return version
 
-    def text(self, key: str) -> str:
-        return str(self._take(key, str))
+    def _only_known(self, top: dict[str, Any], rules: list[Rule]) -> None:
+        tables = {rule.table for rule in rules} - {""}
+        for name, value in top.items():
+            if name not in tables and all(rule.name != name for rule in rules):
+                known = ", ".join([rule.name for rule in rules if not rule.table] + [f"[{t}]" for t in sorted(tables)])
+                raise self._bad(self._line("", name), f"unknown rule {_shown(name)}; allowed: {known}", _SPELLING)
+            if name not in tables:
+                continue
+            if not isinstance(value, dict):
+                raise self._bad(
+                    self._line("", name), f"{name} is {_shown(value)}; allowed: a table", f"Write [{name}]."
+                )
+            keys = [rule.key for rule in rules if rule.table == name]
+            for key in value:
+                if key not in keys:
+                    raise self._bad(
+                        self._line(name, key),
+                        f"unknown rule {_shown(key)} in [{name}]; allowed: {', '.join(keys)}",
+                        _SPELLING,
+                    )
 
-    def boolean(self, key: str) -> bool:
-        return bool(self._take(key, bool))
-
-    def integer(self, key: str, least: int, most: int) -> int:
-        value = int(self._take(key, int))
-        if not least <= value <= most:
-            raise BadInput(f"policy {self._where}: {key!r} is {value}; allowed: {least} to {most}", "Correct the rule.")
-        return value
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.text(key)
-        if value not in allowed:
-            raise BadInput(
-                f"policy {self._where}: {key!r} is {value!r}; allowed: {', '.join(allowed)}", "Correct the rule."
+    def _value(self, top: dict[str, Any], rule: Rule) -> Any:
+        table = top.get(rule.table, {}) if rule.table else top
+        if rule.key not in table:
+            raise self._bad(
+                self._line("", rule.table) if rule.table in top else 0,
+                f"the rule {rule.name} is missing; allowed: {rule.kind.allowed}",
+                "Add it; no rule has a silent default.",
             )
-        return value
-
-    def names(self, key: str, known: dict[str, Any]) -> tuple[str, ...]:
-        values = self._take(key, list)
-        if not values or any(not isinstance(v, str) or v not in known for v in values):
-            raise BadInput(
-                f"policy {self._where}: {key!r} is {values!r}; allowed, at least one of: {', '.join(known)}",
+        try:
+            return rule.kind.read(table[rule.key])
+        except ValueError:
+            raise self._bad(
+                self._line(rule.table, rule.key),
+                f"{rule.name} is {_shown(table[rule.key])}; allowed: {rule.kind.allowed}",
                 "Correct the rule; an empty rule never passes.",
-            )
-        return tuple(values)
+            ) from None
 
-    def table(self, key: str) -> _Rules:
-        return _Rules(f"{self._where}: [{key}]", self._take(key, dict))
+    def _agree(self, values: dict[str, Any]) -> None:
+        """What two rules say of each other."""
+        needed, most, names = (values[f"quorum.{key}"] for key in ("needed", "of", "custodians"))
+        keep, destroy = values["retention.keep_days"], values["retention.destroy_days"]
+        for wrong, rule, why in (
+            (needed is None and most is not None, "quorum.of", "without quorum.needed"),
+            (needed is None and names is not None, "quorum.custodians", "without quorum.needed"),
+            (needed and most and most < needed, "quorum.of", f"less than quorum.needed, {needed}"),
+            (needed and names and len(names) < needed, "quorum.custodians", f"fewer than quorum.needed, {needed}"),
+            (keep and destroy and destroy < keep, "retention.destroy_days", f"less than retention.keep_days, {keep}"),
+        ):
+            if wrong:
+                raise self._bad(self._line(*rule.split(".")), f"{rule} is {why}", "Nothing could meet both rules.")
 
-    def done(self) -> None:
-        if self._left:
-            raise BadInput(
-                f"policy {self._where}: unknown rule {sorted(self._left)[0]!r}", "Remove it, or correct its spelling."
-            )
+    def _bad(self, line: int, what: str, hint: str) -> BadInput:
+        at = f", line {line}" if line else ""
+        return BadInput(f"policy {self._name}{self._where}{at}: {what}", hint)
+
+    def _line(self, table: str, key: str) -> int:
+        """The line on which a key stands, or its table's header, or 0. tomllib does not say; this reads as people do."""
+        best = 0
+        for number, inside, line in _lines(self._text):
+            header = re.fullmatch(r"\s*\[+\s*([^\]]*?)\s*\]+\s*(#.*)?", line)
+            if header and header[1].strip("'\"") in (table or key, f"{table}.{key}"):
+                if not table or header[1] != table:
+                    return number
+                best = best or number
+            names = [f"{table}.{key}", key] if inside == table else [f"{table}.{key}"]
+            if any(re.match(rf"\s*['\"]?{re.escape(name)}['\"]?\s*[=.]", line) for name in names):
+                return number
+            if table and not inside and re.match(rf"\s*{re.escape(table)}\s*[=.]", line):
+                best = best or number
+        return best
+
+
+_SPELLING = "Remove it, or correct its spelling."
+
+
+def _lines(text: str) -> Iterator[tuple[int, str, str]]:
+    """(number, table that the line stands in, line)."""
+    inside = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        yield number, inside, line
+        if header := re.fullmatch(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]\s*(#.*)?", line):
+            inside = header[1]
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML would write it, short."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

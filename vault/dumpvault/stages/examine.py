@@ -33,6 +33,8 @@ class Examiner:
         self.header_digest = ""
         self.header_signers: tuple[str, ...] = ()
         self.commits: list[Commit] = []
+        #: The key ids whose signatures counted, of each of ``commits``.
+        self.commit_signers: list[tuple[str, ...]] = []
         self.tip = ""
         self.attempts: dict[int, tuple[Takeover, AttemptTotals]] = {}
         self.totals = Totals()
@@ -41,6 +43,7 @@ class Examiner:
         self.manifest_digest = ""
         self.manifest_signers: tuple[str, ...] = ()
         self.events: list[ReleaseEvent] = []
+        self._signed_by: tuple[str, ...] = ()
         self._event_tip = ""
         self._seen: set[tuple[int, int]] = set()
 
@@ -57,7 +60,7 @@ class Examiner:
     def commit_envelope(self, data: bytes) -> dsse.Envelope:
         """Step 2, first half: whether the next commit is good for its role, whatever it says."""
         envelope = dsse.parse(data, commit_path(len(self.commits)), COMMIT_LIMIT)
-        self._check("commit", envelope)
+        self._signed_by = self._check("commit", envelope)
         return envelope
 
     def read_commit(self, data: bytes, envelope: dsse.Envelope) -> None:
@@ -82,6 +85,7 @@ class Examiner:
             self._check_outcomes(name, body)
             self._count(name, commit.attempt, body.regions)
         self.commits.append(commit)
+        self.commit_signers.append(self._signed_by)
         self.tip = hashlib.sha256(data).hexdigest()
 
     def read_manifest(self, data: bytes) -> None:

@@ -127,6 +127,19 @@ class TrustDirectory:
                     with suppress(BadInput):
                         yield Recipient.parse(read_text(path, "a recipient"), path)
 
+    def known(self) -> dict[str, frozenset[str]]:
+        """The names under which the directory holds public encryption keys, custodians' too, with their digests."""
+        found: dict[str, frozenset[str]] = {}
+        for folder in ("recipients", "custodians"):
+            directory = os.path.join(self.public, folder)
+            for name in sorted(os.listdir(directory)) if os.path.isdir(directory) else ():
+                path = os.path.join(directory, name)
+                if name.endswith(".pub"):
+                    with suppress(BadInput):
+                        key = Recipient.parse(read_text(path, "a recipient"), path)
+                        found[key.name] = found.get(key.name, frozenset()) | {key.digest}
+        return found
+
     def add_recipient(self, recipient: Recipient, folder: Folder = "recipients") -> str:
         """Write its public half; returns the path. Raises ``BadInput`` if the name is taken by another key."""
         path = self._public_path(recipient.name, folder)

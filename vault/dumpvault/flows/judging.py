@@ -1,0 +1,141 @@
+"""Judge a vault by the policy that the verifier's own site trusts for its host (spec, section 13, step 10).
+
+The policy in a vault's header is the collector's word, and a stolen collector key may write any. What a vault must obey
+is what this site's configuration names for the host that the header states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dumpvault.errors import BadInput, PolicyRefused
+from dumpvault.flows.site import Site
+from dumpvault.formats import jcs
+from dumpvault.formats.commit import Regions
+from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.policy import Broken, Policy
+from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Retrieval, signature_kind
+from dumpvault.ranges import Ranges
+
+if TYPE_CHECKING:
+    from dumpvault.flows.combining import Approvals
+    from dumpvault.flows.verify import Report
+
+__all__ = ["Judge", "Judgement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``policy`` is what the vault was judged by; ``trusted`` is False where it is only the vault's own word.
+
+    ``differs`` says that the vault was captured under another one.
+    """
+
+    policy: Policy
+    trusted: bool
+    differs: bool
+    broken: tuple[Broken, ...]
+    note: str
+
+    @property
+    def refusal(self) -> PolicyRefused:
+        """The error that stands for all broken rules."""
+        return self.policy.refusal(list(self.broken), "Nothing was opened.")
+
+    @property
+    def refusals(self) -> list[PolicyRefused]:
+        """One error for each broken rule."""
+        return [self.policy.refusal([one], "") for one in self.broken]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """``policy`` overrides the configuration; ``retrieval`` is None where nothing is to be opened.
+
+    ``approvals`` are what custodians answered: those that agree count, and their request says why.
+    """
+
+    site: Site
+    policy: str | None = None
+    retrieval: Retrieval | None = None
+    approvals: Approvals | None = None
+
+    def judge(self, report: Report) -> Judgement:
+        """What ``report``'s vault breaks. Raises ``BadInput`` where the trusted policy cannot be read, ``PolicyRefused``
+        where there is none and the vault's own cannot, and what speaks against the approvals."""
+        header = report.examiner.header
+        name = self.policy or self.site.policy_for(header.host)
+        own = header.policy
+        if name is not None:
+            policy = self.site.policy(name)
+            note = f"{policy.name}, which this site trusts for host {header.host}"
+            if own.text != policy.text:
+                note += f"; captured under {own.name}, which differs"
+        else:
+            try:
+                policy = Policy.parse(own.name, own.text, "in vault.dsse.json")
+            except BadInput as error:
+                raise PolicyRefused(
+                    f"vault.dsse.json: its own policy cannot be read: {error.message}",
+                    "Name the policy that it must obey: [policies] in config.toml, or --policy.",
+                ) from None
+            note = f"{policy.name}, by the vault's own word: this site names no policy for host {header.host}"
+        found = facts(report, self.site.trust.known(), self._agreed(report))
+        return Judgement(policy, name is not None, own.text != policy.text, tuple(policy.broken(found)), note)
+
+    def _agreed(self, report: Report) -> Retrieval | None:
+        """What is said for the opening; under dual control with what its request says, and how many custodians agreed."""
+        asked = self.retrieval
+        if asked is None or report.examiner.header.quorum is None or report.verdict == "failed":
+            return asked
+        from dumpvault.flows.combining import agree
+
+        agreement = agree(report, self.approvals)
+        request = agreement.request
+        return Retrieval(
+            asked.reason or request.reason, asked.ticket or request.ticket or "", len(agreement.custodians)
+        )
+
+
+def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrieval | None) -> Found:
+    """What a policy asks of a vault, from what verification believed of it. Pure."""
+    examiner = report.examiner
+    header = examiner.header
+    kinds = {signer.keyid: signature_kind(signer) for signer in header.signers}
+    signed = [("vault.dsse.json", examiner.header_signers)]
+    signed += [(f"commits/{n}.dsse.json", keyids) for n, keyids in enumerate(examiner.commit_signers)]
+    if examiner.manifest:
+        signed.append(("manifest.dsse.json", examiner.manifest_signers))
+    bodies = [(commit.number, commit.body) for commit in examiner.commits if isinstance(commit.body, Regions)]
+    releases = [release for _, body in bodies for release in body.releases]
+    holes = [(hole.offset, hole.end) for _, record in examiner.records() for hole in record.unreadable]
+    addresses = Ranges()
+    for load in header.source.memory if holes else ():
+        within = Ranges(holes) & Ranges([(load.offset, load.offset + load.length)])
+        addresses |= within.shifted(load.address - load.offset)
+    return Found(
+        recipients=[Party(r.name, r.suite, r.digest) for r in header.recipients],
+        known=known,
+        signers=list(kinds.values()),
+        signed=[(name, [kinds[keyid] for keyid in keyids]) for name, keyids in signed],
+        quorum=header.quorum,
+        region_size=header.region_size,
+        created=jcs.from_time(header.created),
+        now=report.moment,
+        codecs=frozenset(record.codec for _, record in examiner.records()),
+        commits=[
+            CommitFacts(number, sum(r.length for r in body.regions), max(r.length for r in body.regions))
+            for number, body in bodies
+            if body.regions
+        ],
+        methods=frozenset(
+            [r.method for r in releases]
+            + [event.method for event in examiner.events if isinstance(event, ReleaseEvent)]
+        ),
+        released=Ranges((r.start, r.start + r.length) for r in releases),
+        unreadable=addresses,
+        unreadable_bytes=examiner.totals.unreadable,
+        retrieval=retrieval,
+    )

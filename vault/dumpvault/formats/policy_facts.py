@@ -1,0 +1,104 @@
+"""What a policy is asked about: a capture that is about to begin, or a vault that was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from dumpvault.formats.sshkey import Signer
+from dumpvault.ranges import Ranges
+
+__all__ = ["CommitFacts", "Facts", "Found", "Party", "Place", "Planned", "Retrieval", "signature_kind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A recipient, or under dual control a custodian; ``digest`` is the recipient digest."""
+
+    name: str
+    suite: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is: ``mount_point`` and ``filesystem`` (a UUID) are None where they are not known."""
+
+    kind: str
+    mount_point: str | None
+    filesystem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """What somebody who wants to open a vault says; ``approvals`` are those that were accepted."""
+
+    reason: str = ""
+    ticket: str = ""
+    approvals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFacts:
+    """One ``regions`` commit: bytes of memory in it, and in its largest region."""
+
+    number: int
+    length: int
+    largest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What both sides know.
+
+    ``known`` are the key names of the judging site with their digests: a name in a header is the collector's word.
+    ``signers`` are kinds of the keys that may sign, ``signed`` the kinds of the signatures on each object, one a key.
+    ``quorum`` is how many custodians must agree, None without dual control. ``region_size`` is in bytes.
+    """
+
+    recipients: Sequence[Party]
+    known: Mapping[str, frozenset[str]]
+    signers: Sequence[str]
+    signed: Sequence[tuple[str, Sequence[str]]]
+    quorum: int | None
+    region_size: int
+
+    def members(self, names: Iterable[str]) -> list[str]:
+        """Which of ``names`` are recipients, with the very key that the judging site knows under that name."""
+        wanted = set(names)
+        return [r.name for r in self.recipients if r.name in wanted and r.digest in self.known.get(r.name, ())]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned(Facts):
+    """A capture that is about to begin."""
+
+    compress: str
+    release: str
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found(Facts):
+    """A vault that verified as far as it goes.
+
+    ``released`` are physical addresses, ``unreadable`` the physical addresses whose bytes could not be read, both as far
+    as the header's memory map tells. ``retrieval`` is None where nobody wants to open it.
+    """
+
+    created: datetime
+    now: datetime
+    codecs: frozenset[str]
+    commits: Sequence[CommitFacts]
+    methods: frozenset[str]
+    released: Ranges
+    unreadable: Ranges
+    unreadable_bytes: int
+    retrieval: Retrieval | None
+
+
+def signature_kind(signer: Signer) -> str:
+    """The kind of a signing key, from the type that its public line begins with."""
+    word = signer.line.split()[0].partition("@")[0]
+    return "p384" if word == "ecdsa-sha2-nistp384" else word.removeprefix("ssh-").replace("-", "")
