@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
 from datetime import UTC, datetime
@@ -9,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dumpvault.formats.allowed_signers import ROLES, AllowedSigners, line_for, namespace
+from dumpvault.formats.allowed_signers import (
+    ROLES,
+    AllowedSigners,
+    end_validity,
+    line_for,
+    namespace,
+    revoked_keyids,
+)
 from dumpvault.formats.sshkey import sshsig
 from kit import KEY, OTHER
 
@@ -140,3 +148,40 @@ def test_what_openssh_accepts_is_read_or_refused_by_name(tmp_path: Path, line: s
     assert openssh_accepts(tmp_path, line, COMMIT)
     found = AllowedSigners(line, "trust")
     assert any(COMMIT in key.namespaces for key in found.keys) or "trust, line 1" in found.problems[0]
+
+
+def test_a_line_says_all_that_was_read() -> None:
+    """Principal, roles and both ends of validity come back from the line that is written for a key."""
+    text = f'a@h namespaces="x,y",valid-after="20200101000000Z",valid-before="20300101000000Z" {LINE}\n'
+    (key,) = AllowedSigners(text).keys
+    assert key.line == text
+    assert AllowedSigners(key.line).keys == [key]
+
+
+def test_ending_one_key_s_validity_leaves_the_rest() -> None:
+    """Only that key under that principal ends, not later than it did before; every other line stands as it stood."""
+    other = f"# kept\n\nunreadable line\nbob {OTHER.signer.line} comment\n"
+    early = datetime(2020, 1, 1, tzinfo=UTC)
+    text = f'{other}alice,carol namespaces="x" {LINE}\nalice valid-before="20200101Z" {LINE}\n'
+    ended = end_validity(text, "alice", KEY.signer.keyid, NOW)
+    assert ended.startswith(other)
+    found = {(k.principal, k.valid_before) for k in AllowedSigners(ended).by_keyid(KEY.signer.keyid)}
+    assert found == {("alice", NOW), ("carol", None), ("alice", early)}
+
+
+def test_revoked_keys_have_no_role_at_any_moment() -> None:
+    """Also where the moment is left out; other keys keep theirs."""
+    trust = AllowedSigners(line_for("alice", KEY.signer, "collector") + line_for("bob", OTHER.signer, "collector"))
+    trust.revoke(revoked_keyids(f"# why\n\n{LINE} alice\n", "revoked_keys"))
+    alice, bob = trust.keys
+    for moment in (NOW, None, datetime(1970, 1, 1, tzinfo=UTC)):
+        assert alice.objection(COMMIT, None, moment) == "is revoked"
+        assert bob.objection(COMMIT, None, moment) == ""
+
+
+def test_keys_of_kinds_that_no_vault_uses_can_be_revoked() -> None:
+    """The list is OpenSSH's: its key ids are those of ssh-keygen, whatever the kind."""
+    blob = base64.b64encode(b"\0\0\0\7ssh-rsa\0\0\0\1\3").decode()
+    assert len(revoked_keyids(f"ssh-rsa {blob} old\n{LINE}\n", "x")) == 2
+    with pytest.raises(ValueError, match="line 1 is no public key"):
+        revoked_keyids(f"ssh-dss {blob}\n", "x")

@@ -192,5 +192,8 @@ class TokenHandle(Protocol):
         ...
 
     def sign(self, data: bytes) -> bytes:
-        """A signature over ``data``: RFC 8032's 64 bytes for Ed25519; r ‖ s over SHA-384 for P-384, 96 bytes."""
+        """A signature over ``data``.
+
+        RFC 8032's 64 bytes for Ed25519; for P-384, r ‖ s over SHA-384, 96 bytes, s in the lower half.
+        """
         ...

@@ -121,9 +121,12 @@ def _private_half(name: str, purpose: Purpose, algorithm: str, keep: Keep) -> It
     if isinstance(keep, OnToken):
         from dumpvault.stages import token
 
-        if algorithm not in token.ALGORITHMS:
+        if algorithm not in token.ALGORITHMS[purpose]:
             raise Usage(f"a token cannot hold a {algorithm} key", "A recipient in a token is made with --kem p384.")
-        handle = (token.find if keep.existing else token.generate)(keep.uri, algorithm, keep.pin)
+        if keep.existing:
+            handle = token.find(keep.uri, algorithm, keep.pin)
+        else:
+            handle = token.generate(keep.uri, purpose, algorithm, keep.pin)
         yield elsewhere(TokenKey("", name, purpose, algorithm, handle.public, keep.uri)), handle.public
         return
     secret = os.urandom(32) if purpose == "signer" else SUITES[algorithm].generate()[0]

@@ -5,7 +5,6 @@ What this cannot do stands in docs/how-to/keys.md: Python does not wipe what it 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 
@@ -23,7 +22,7 @@ def keep_from_dumps() -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
-    ctypes.CDLL(None).prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+    _libc("prctl", _SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def keep_out_of_swap(*, shared: bool = False) -> list[str]:
@@ -35,10 +34,8 @@ def keep_out_of_swap(*, shared: bool = False) -> list[str]:
     Swap that stays in memory (zram) or that device-mapper encrypts with a key of this boot is not told apart from other
     swap by anything but its name, so all but zram are named. Linux only; elsewhere nothing is known and nothing named.
     """
-    if _may_lock():
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.mlockall(_CURRENT | _FUTURE | _ON_FAULT) == 0 and not shared:
-            return []
+    if _may_lock() and _libc("mlockall", _CURRENT | _FUTURE | _ON_FAULT) == 0 and not shared:
+        return []
     return [name for name in swaps() if not os.path.basename(name).startswith("zram")]
 
 
@@ -54,3 +51,15 @@ def swaps() -> list[str]:
 def _may_lock() -> bool:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return soft == resource.RLIM_INFINITY or os.geteuid() == 0
+
+
+def _libc(name: str, *arguments: int) -> int:
+    """Call a function of the C library whose arguments are numbers.
+
+    By cffi's core, which cryptography has loaded anyway: ctypes would cost a crash kernel a MiB.
+    """
+    import _cffi_backend as cffi  # type: ignore[import-untyped]
+
+    number, result = cffi.new_primitive_type("unsigned long"), cffi.new_primitive_type("int")
+    kind = cffi.new_function_type((number,) * len(arguments), result, False)
+    return int(cffi.load_library(None, 0).load_function(kind, name)(*arguments))

@@ -18,8 +18,10 @@ from dumpvault.model import TokenHandle
 
 __all__ = ["ALGORITHMS", "Pin", "describe", "find", "generate"]
 
-#: What a token can hold: the suite ``p384`` for recipients; signers' algorithms.
-ALGORITHMS = ("p384", "ed25519", "ecdsa-p384")
+#: What a token can hold, by purpose.
+ALGORITHMS = {"recipient": ("p384",), "signer": ("ed25519", "p384")}
+#: The order of P-384's group (SP 800-186).
+_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 
 #: CKA_EC_PARAMS of Ed25519: the OID of RFC 8410, or PKCS #11 v3.0's name as a PrintableString.
 _ED25519 = (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519")
@@ -43,7 +45,7 @@ def describe(uri: Pkcs11Uri) -> str:
     return f"token {token.label} ({token.manufacturer_id.strip()}, serial {_text(token.serial)})"
 
 
-def generate(uri: Pkcs11Uri, algorithm: str, pin: Pin) -> TokenHandle:
+def generate(uri: Pkcs11Uri, purpose: Literal["recipient", "signer"], algorithm: str, pin: Pin) -> TokenHandle:
     """Make a key pair in the token, sensitive and not extractable. Raises ``BadInput`` if the URI's key exists."""
     pkcs11 = _binding()
     session = _login(uri, pin, write=True)
@@ -55,14 +57,12 @@ def generate(uri: Pkcs11Uri, algorithm: str, pin: Pin) -> TokenHandle:
             )
         kind, parameters, mechanism = _curve(pkcs11, algorithm)
         domain = session.create_domain_parameters(kind, {pkcs11.Attribute.EC_PARAMS: parameters}, local=True)
-        use = pkcs11.MechanismFlag.DERIVE if algorithm == "p384" else pkcs11.MechanismFlag.SIGN
-        public = pkcs11.MechanismFlag.DERIVE if algorithm == "p384" else pkcs11.MechanismFlag.VERIFY
+        flags = pkcs11.MechanismFlag
+        use, public = (flags.DERIVE, flags.DERIVE) if purpose == "recipient" else (flags.SIGN, flags.VERIFY)
         domain.generate_keypair(
             mechanism=mechanism, store=True, label=uri.object or None, id=uri.id or os.urandom(8),
-            public_template={pkcs11.Attribute[public.name]: True},
-            private_template={
-                pkcs11.Attribute.SENSITIVE: True, pkcs11.Attribute.EXTRACTABLE: False, pkcs11.Attribute[use.name]: True,
-            },
+            capabilities=use | public,
+            private_template={pkcs11.Attribute.SENSITIVE: True, pkcs11.Attribute.EXTRACTABLE: False},
         )  # fmt: skip
     return find(uri, algorithm, pin)
 
@@ -120,7 +120,10 @@ class _Handle:
         with self._lock, _errors(self._uri):
             if self._algorithm == "ed25519":
                 return bytes(self._private.sign(data, mechanism=pkcs11.Mechanism.EDDSA))
-            return bytes(self._private.sign(hashlib.sha384(data).digest(), mechanism=pkcs11.Mechanism.ECDSA))
+            signature = bytes(self._private.sign(hashlib.sha384(data).digest(), mechanism=pkcs11.Mechanism.ECDSA))
+        # (r, s) and (r, n - s) both verify; the one with the lower s is the one spelling.
+        s = int.from_bytes(signature[48:])
+        return signature[:48] + min(s, _ORDER - s).to_bytes(48)
 
 
 # --- sessions ---------------------------------------------------------------------------------------------------------
