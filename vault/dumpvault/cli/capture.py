@@ -37,7 +37,13 @@ def _region_size(_ctx: click.Context, _param: click.Parameter, value: str | None
 @store_option
 @click.option("--policy", metavar="NAME", help="Policy by name or path. [default: the site's, else baseline]")
 @click.option("--recipient", "recipients", multiple=True, metavar="NAME|FILE", help="Who can open it. May be repeated.")
-@click.option("--signer", metavar="NAME|FILE", help="The collector's signing key. [default: the site's]")
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="The collector's signing key. May be repeated: each signs every object. [default: the site's]",
+)
 @click.option("--compress", metavar="HOW", help="auto, zstd[:LEVEL] or none. [default: the policy's]")
 @click.option("--release", type=click.Choice(METHODS), help="How memory is handed back. [default: the policy's]")
 @click.option("--resume", metavar="ID", help="Go on with this vault. [default: an unfinished one of the same dump]")
@@ -53,7 +59,7 @@ def capture_command(
     store: str | None,
     policy: str | None,
     recipients: tuple[str, ...],
-    signer: str | None,
+    signers: tuple[str, ...],
     compress: str | None,
     release: str | None,
     resume: str | None,
@@ -73,7 +79,7 @@ def capture_command(
     """
     source = source or vmcore
     request = CaptureRequest(
-        source=source, recipients=recipients, signer=signer, store=store, policy=policy, compress=compress,
+        source=source, recipients=recipients, signer=signers or None, store=store, policy=policy, compress=compress,
         region_size=region_size, jobs=jobs, host=host, release=release, resume=resume, deadline=deadline, vmcore=vmcore,
         sysfs=sysfs,
     )  # fmt: skip

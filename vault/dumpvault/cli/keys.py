@@ -14,6 +14,7 @@ from dumpvault.flows import keys as flow
 from dumpvault.formats.allowed_signers import ROLES
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
+from dumpvault.formats.signature import ALGORITHMS
 
 __all__ = ["keys_command"]
 
@@ -71,6 +72,7 @@ def new_recipient(name: str, kem: str, unprotected: bool, passphrase_file: str |
     epilog=output.epilog(
         "dumpvault keys new signer collector@db1 --unprotected",
         "dumpvault keys new signer officer --role officer",
+        "dumpvault keys new signer collector-pq@db1 --algorithm mldsa87 --unprotected",
         codes=(0, 1, 2, 12, 13),
     ),
 )
@@ -78,15 +80,22 @@ def new_recipient(name: str, kem: str, unprotected: bool, passphrase_file: str |
 @click.option(
     "--role", type=click.Choice(list(ROLES)), default="collector", show_default=True, help="What it may sign."
 )
+@click.option(
+    "--algorithm", type=click.Choice(list(ALGORITHMS)), default="ed25519", show_default=True, help="Kind of signature."
+)
 @_protection
 @output.json_option
-def new_signer(name: str, role: str, unprotected: bool, passphrase_file: str | None, as_json: bool) -> None:
-    """Make an Ed25519 signer NAME and list it with its role in allowed_signers.
+def new_signer(
+    name: str, role: str, algorithm: str, unprotected: bool, passphrase_file: str | None, as_json: bool
+) -> None:
+    """Make a signer NAME and list it with its role in allowed_signers.
+
+    Stock ssh-keygen can check ed25519 and p384; mldsa65 and mldsa87 are post-quantum, and it skips their lines.
 
     A name of the form NAME@HOST binds a collector to that host: its signature counts for no other.
     """
     site = load_site()
-    facts = flow.new_signer(site, name, role, _passphrase(name, unprotected, passphrase_file))
+    facts = flow.new_signer(site, name, role, _passphrase(name, unprotected, passphrase_file), algorithm)
     _made(facts, as_json)
 
 

@@ -14,7 +14,8 @@ from dumpvault.formats.allowed_signers import ROLES, line_for
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.recipient import NAME, Recipient
-from dumpvault.formats.sshkey import Signer, SigningKey
+from dumpvault.formats.signature import ALGORITHMS
+from dumpvault.formats.sshkey import KEY_TYPES, Signer, SigningKey
 from dumpvault.stages.trust import read_text
 
 __all__ = [
@@ -51,11 +52,11 @@ def new_recipient(site: Site, name: str, suite: str, passphrase: bytes | None) -
     return _facts(site, name)
 
 
-def new_signer(site: Site, name: str, role: str, passphrase: bytes | None) -> KeyFacts:
-    """A fresh Ed25519 signer with ``role``, listed in ``allowed_signers``. Raises ``BadInput``."""
-    seed = os.urandom(32)
-    with _private_half(site, PrivateKey(name, "signer", "ed25519", seed), passphrase):
-        site.trust.add_signer(line_for(name, SigningKey(seed).signer, role), name)
+def new_signer(site: Site, name: str, role: str, passphrase: bytes | None, algorithm: str = "ed25519") -> KeyFacts:
+    """A fresh signer of ``algorithm`` with ``role``, listed in ``allowed_signers``. Raises ``BadInput``."""
+    secret = ALGORITHMS[algorithm].new_secret()
+    with _private_half(site, PrivateKey(name, "signer", algorithm, secret), passphrase):
+        site.trust.add_signer(line_for(name, SigningKey(secret, algorithm).signer, role), name)
     return _facts(site, name)
 
 
@@ -79,11 +80,11 @@ def _check_free(site: Site, name: str, allowed: str = "") -> None:
 
 
 def import_key(site: Site, path: str, name: str | None, role: str | None) -> KeyFacts:
-    """Add somebody's public half: a recipient's line, or an ``ssh-ed25519`` line with the ``role`` it shall have."""
+    """Add somebody's public half: a recipient's line, or a signer's line with the ``role`` it shall have."""
     text = read_text(path, "a public key")
     if len(text.strip().splitlines()) != 1:
         raise BadInput(f"{path} holds no single line", "Import one public key at a time.")
-    if text.startswith("ssh-ed25519 "):
+    if text.split(maxsplit=1)[0] in KEY_TYPES:
         if role is None:
             raise Usage(f"{path} is a signer", f"Say what it may sign, with --role: {', '.join(ROLES)}.")
         try:
@@ -134,7 +135,7 @@ def list_keys(site: Site) -> list[KeyFacts]:
         for entry in trust.allowed_signers().keys:
             name, signer = entry.principal, entry.signer
             found[name] = KeyFacts(
-                name, "signer", "ed25519", signer.keyid, private(name, signer.public),
+                name, "signer", signer.algorithm.name, signer.keyid, private(name, signer.public),
                 tuple(sorted(entry.namespaces)), f"{signer.line} {name}\n",
             )  # fmt: skip
     for name, key in held.items():
@@ -154,8 +155,8 @@ def _unlisted(name: str, key: PrivateKey | LockedKey) -> KeyFacts:
     """A private half whose public half the trust directory lacks."""
     state = "locked" if isinstance(key, LockedKey) else "unprotected"
     if key.purpose == "signer":
-        signer = Signer(key.public)
-        return KeyFacts(name, "signer", "ed25519", signer.keyid, state, (), f"{signer.line} {name}\n")
+        signer = Signer(key.public, key.algorithm)
+        return KeyFacts(name, "signer", key.algorithm, signer.keyid, state, (), f"{signer.line} {name}\n")
     recipient = Recipient(name, SUITES[key.algorithm], key.public)
     return KeyFacts(name, "recipient", key.algorithm, recipient.digest, state, (), recipient.line)
 

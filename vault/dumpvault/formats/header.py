@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from dumpvault.formats import jcs
-from dumpvault.formats.dsse import Envelope, Statement
+from dumpvault.formats.dsse import SIGNATURES, Envelope, Statement
 from dumpvault.formats.elf import Load
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
@@ -133,7 +133,7 @@ class Header:
             region_size=region_size,
             frame_size=frame_size,
             policy=policy,
-            signers=tuple(_signer(entry) for entry in fields.objects("signers", 16, 1)),
+            signers=tuple(_signer(entry) for entry in fields.objects("signers", SIGNATURES, 1)),
             recipients=tuple(_listed(entry) for entry in fields.objects("recipients", 128, 1)),
         )
         fields.done()

@@ -11,7 +11,8 @@ from typing import Literal
 from dumpvault.errors import BadInput, Forged, NoKey
 from dumpvault.formats import jcs
 from dumpvault.formats.kem import SUITES
-from dumpvault.formats.sshkey import SigningKey
+from dumpvault.formats.signature import ALGORITHMS
+from dumpvault.formats.sshkey import KEY_TYPES, SigningKey
 
 __all__ = ["LockedKey", "PrivateKey", "lock", "parse", "unprotected"]
 
@@ -24,7 +25,7 @@ _MAX_OPSLIMIT = 16
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """A private key in the clear. ``algorithm`` is a suite of section 4.1, or ``ed25519``."""
+    """A private key in the clear. ``algorithm`` is a suite of section 4.1, or an algorithm of 4.3."""
 
     name: str
     purpose: Literal["recipient", "signer"]
@@ -34,7 +35,7 @@ class PrivateKey:
     @property
     def public(self) -> bytes:
         if self.purpose == "signer":
-            return SigningKey(self.secret).signer.public
+            return SigningKey(self.secret, self.algorithm).signer.public
         return SUITES[self.algorithm].public_of(self.secret)
 
     def __repr__(self) -> str:
@@ -112,7 +113,7 @@ def lock(key: PrivateKey, passphrase: bytes) -> bytes:
 
 def parse(data: bytes, where: str) -> PrivateKey | LockedKey:
     """Read a private key file; ``where`` names it. Raises ``BadInput`` if it is none, or is damaged."""
-    if data[:10] == b"dumpvault-" or data[:4] == b"ssh-":
+    if data.startswith((b"dumpvault-", *(kind.encode() + b" " for kind in KEY_TYPES))):
         raise BadInput(f"{where} is a public key where a private one belongs", "Name the private key's file.")
     try:
         return _parse(data, where)
@@ -127,7 +128,7 @@ def _parse(data: bytes, where: str) -> PrivateKey | LockedKey:
     purpose: Literal["recipient", "signer"] = (
         "signer" if fields.text("purpose", "recipient|signer") == "signer" else "recipient"
     )
-    algorithm = fields.text("algorithm", "ed25519" if purpose == "signer" else "|".join(SUITES))
+    algorithm = fields.text("algorithm", "|".join(ALGORITHMS if purpose == "signer" else SUITES))
     public, secret = fields.base64("public"), fields.base64("secret")
     protection = fields.object("protection")
     fields.done()
