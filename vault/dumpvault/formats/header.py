@@ -137,6 +137,8 @@ class Header:
             recipients=tuple(_listed(entry) for entry in fields.objects("recipients", 128, 1)),
         )
         fields.done()
+        if len(header.keyids) != len(header.signers):
+            fields.refuse("names a signer twice")
         return header
 
 
