@@ -302,16 +302,21 @@ def test_sixteen_ml_dsa_87_signers_fit() -> None:
 
 
 def test_ml_dsa_is_not_loaded_unless_it_is_used() -> None:
-    """What seals with Ed25519 or P-384 does not import the library's ML-DSA, nor Ed25519's the curve of P-384."""
+    """Sealing with Ed25519 or P-384 does not import the library's ML-DSA, whatever the list of trust holds; using it does."""
     program = (
         "import sys; from dumpvault.flows import capture; from dumpvault.formats.sshkey import SigningKey, sshsig\n"
+        "from dumpvault.formats.allowed_signers import AllowedSigners\n"
         "for name, length in (('ed25519', 32), ('p384', 48)): sshsig(SigningKey(bytes([1]) * length, name), 'n', b'')\n"
+        "(pq,) = AllowedSigners(sys.stdin.read()).keys\n"
         "print('cryptography.hazmat.primitives.asymmetric.mldsa' in sys.modules)\n"
-        "SigningKey(bytes(32), 'mldsa87').sign(b'')\n"
+        "pq.signer.verifies(b'', b'')\n"
         "print('cryptography.hazmat.primitives.asymmetric.mldsa' in sys.modules)\n"
     )
     path = f"import sys; sys.path[:0] = {sys.path!r}\n"
-    done = subprocess.run([sys.executable, "-c", path + program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", path + program], input=line_for("pq", KEYS["mldsa87"].signer, "collector"),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
     assert done.stdout.split() == ["False", "True"]
 
 

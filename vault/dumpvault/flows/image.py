@@ -35,13 +35,13 @@ def fill_image(site: Site, image: str, host: str, signer: str, recipients: tuple
     """
     if not os.path.isdir(image):
         raise BadInput(f"{image} is no directory", "It is the tree that an initramfs is made from.")
-    signer_for(site, signer, host)
+    algorithm = signer_for(site, signer, host).signer.algorithm.name
     chosen = recipients_for(site, recipients)
     rules = site.policy(policy)
     rules.check_recipients(chosen)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = _own_paths(python)
-    found = _rehearse(site, python, paths, recipients, policy)
+    found = _rehearse(site, python, paths, algorithm, recipients, policy)
     try:
         standard = os.path.dirname(os.__file__)
         os.makedirs(_in(image, os.path.join(standard, "lib-dynload")), exist_ok=True)
@@ -78,12 +78,14 @@ def _own_paths(python: str) -> list[str]:
     return paths
 
 
-def _rehearse(site: Site, python: str, paths: list[str], recipients: tuple[str, ...], policy: str) -> dict[str, Any]:
-    """Capture with the real recipients and policy, and a signer that is thrown away; what was loaded."""
+def _rehearse(
+    site: Site, python: str, paths: list[str], algorithm: str, recipients: tuple[str, ...], policy: str
+) -> dict[str, Any]:
+    """Capture with the real recipients and policy, and a signer of the real kind that is thrown away; what was loaded."""
     with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as folder:
         trial = Site.load({"DUMPVAULT_HOME": os.path.join(folder, "site")})
         init_site(trial)
-        new_signer(trial, "rehearsal", "collector", None)
+        new_signer(trial, "rehearsal", "collector", None, algorithm)
         for recipient in recipients_for(site, recipients):
             trial.trust.add_recipient(recipient)
         write_memory(os.path.join(folder, "vmcore"), 1)

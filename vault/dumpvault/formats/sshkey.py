@@ -54,7 +54,11 @@ class Signer:
     def __init__(self, public: bytes, algorithm: str = "ed25519") -> None:
         self.algorithm = ALGORITHMS[algorithm]
         self.public = public
-        self._key = self.algorithm.load_public(public)
+        if len(public) != self.algorithm.public_length:
+            raise ValueError(f"a public key of {algorithm} has {self.algorithm.public_length} bytes, not {len(public)}")
+        # Of the other kinds any bytes of that length are a key. They are loaded when they are asked to verify: a crash
+        # kernel reads a list of trust and does not pay for the kinds in it.
+        self._key = self.algorithm.load_public(public) if algorithm == "p384" else None
         curve = _string(_CURVE) if algorithm == "p384" else b""
         self.blob = _string(self.algorithm.key_type.encode()) + curve + _string(public)
         digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
@@ -91,6 +95,8 @@ class Signer:
         return f"{self.algorithm.key_type} {base64.b64encode(self.blob).decode()}"
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether ``signature`` is a good one over ``data``, in its one spelling; False for bad bytes of any kind."""
+        self._key = self._key or self.algorithm.load_public(self.public)
         return self._key.verifies(signature, data)
 
     def __eq__(self, other: object) -> bool:
