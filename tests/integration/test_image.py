@@ -68,6 +68,20 @@ def test_an_image_for_custodians(root: Root) -> None:
     assert not {"flows/approving.pyc", "flows/combining.pyc", "formats/request.pyc"} & modules
 
 
+@pytest.mark.parametrize(("algorithm", "held"), [("mldsa87", True), ("p384", False)])
+def test_a_rehearsal_signs_with_the_hosts_own_kind(root: Root, algorithm: str, held: bool) -> None:
+    """What the kind of the host's signer needs is in the image, and what only other kinds need is not."""
+    name = f"other@{HOST}"
+    for signer, kind in ((name, algorithm), ("elsewhere", "mldsa65")):
+        made = root.site.call("keys", "new", "signer", signer, "--algorithm", kind, "--unprotected")
+        assert made.code == 0, made.err
+    image = root.path.parent / "image"
+    image.mkdir(exist_ok=True)
+    ran = root.run("integrate", "--image", image, "--host", HOST, "--signer", name, "--recipient", "analyst")
+    assert ran.code == 0, ran.err
+    assert bool(list(image.rglob("asymmetric/mldsa.py*"))) is held
+
+
 @pytest.mark.parametrize(
     ("more", "code", "says"),
     [

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from dumpvault.errors import Forged
-from dumpvault.formats import keybag
+from dumpvault.formats import ecdsa, keybag
 from dumpvault.formats.kem import SUITES
+from dumpvault.formats.signature import ALGORITHMS
 from dumpvault.formats.sshkey import Signer
 from dumpvault.stages.unlock import unwrap_key
 from kit import VAULT, wycheproof
@@ -120,3 +122,46 @@ def test_ml_kem_1024(shared: Path) -> None:
             with pytest.raises(ValueError, match="ciphertext"):
                 suite._load_private(seed).decapsulate(sealed)
     assert seen == {"valid": 153, "invalid": 40}
+
+
+@pytest.mark.shared
+def test_ecdsa_p384(shared: Path) -> None:
+    """Signer accepts exactly the valid signatures, given as r ‖ s in the one spelling, and no s of the upper half."""
+    seen = {"valid": 0, "high s": 0, "invalid": 0, "not DER": 0}
+    for group, test in wycheproof(shared, "ecdsa_secp384r1_sha384_test.json"):
+        signer = Signer(bytes.fromhex(group["publicKey"]["uncompressed"]), "p384")
+        message, valid = bytes.fromhex(test["msg"]), test["result"] == "valid"
+        try:
+            r, s = decode_dss_signature(bytes.fromhex(test["sig"]))
+            raw = r.to_bytes(48) + s.to_bytes(48)
+        except (ValueError, OverflowError):
+            assert not valid
+            seen["not DER"] += 1  # a vault has no DER, and no place for such numbers
+            continue
+        high = valid and s > ecdsa.ORDER // 2
+        seen["high s" if high else test["result"]] += 1
+        assert signer.verifies(raw, message) == (valid and not high), test["tcId"]
+        if high:
+            assert signer.verifies(ecdsa.lower(r, s), message), test["tcId"]
+    assert min(seen.values()) > 10
+    assert sum(seen.values()) == 504
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("algorithm", "count"), [("mldsa65", 210), ("mldsa87", 241)])
+def test_ml_dsa(shared: Path, algorithm: str, count: int) -> None:
+    """Signer accepts exactly the valid signatures made with the empty context string."""
+    seen = {"valid": 0, "invalid": 0, "context": 0, "key": 0}
+    for group, test in wycheproof(shared, f"mldsa_{algorithm[-2:]}_verify_test.json"):
+        public = bytes.fromhex(group["publicKey"])
+        if len(public) != ALGORITHMS[algorithm].public_length:
+            seen["key"] += 1
+            with pytest.raises(ValueError, match="public key"):
+                Signer(public, algorithm)
+            continue
+        valid = test["result"] == "valid" and not test.get("ctx")
+        seen["context" if test.get("ctx") else test["result"]] += 1
+        verified = Signer(public, algorithm).verifies(bytes.fromhex(test["sig"]), bytes.fromhex(test["msg"]))
+        assert verified == valid, test["tcId"]
+    assert min(seen.values()) > 0
+    assert sum(seen.values()) == count

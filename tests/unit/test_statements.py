@@ -16,6 +16,7 @@ from dumpvault.formats.elf import Load
 from dumpvault.formats.event import ReleaseEvent
 from dumpvault.formats.header import ElfFacts, Header, Listed, PolicyText, Source
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
+from dumpvault.formats.sshkey import SigningKey
 from dumpvault.model import Range, RegionRecord
 from kit import KEY, OTHER, VAULT, get, parent_of, paths, wrong_values
 
@@ -182,7 +183,11 @@ def test_a_commit_lists_at_most_1024_regions() -> None:
 @pytest.mark.parametrize(("signers", "recipients", "fits"), [(16, 128, True), (17, 1, False), (1, 129, False)])
 def test_a_header_lists_at_most_16_signers_and_128_recipients(signers: int, recipients: int, fits: bool) -> None:
     """Sections 6 and 15: the numbers of signers and recipients are bounded."""
-    header = replace(HEADER, signers=(KEY.signer,) * signers, recipients=(HEADER.recipients[0],) * recipients)
+    header = replace(
+        HEADER,
+        signers=tuple(SigningKey(bytes([i]) * 32).signer for i in range(signers)),
+        recipients=(HEADER.recipients[0],) * recipients,
+    )
     if fits:
         assert Header.read(envelope(header.statement()), VAULT) == header
     else:

@@ -71,7 +71,16 @@ def flattened(rng: random.Random) -> tuple[bytes, bytes]:
     return out + b"\xff" * 16 + b"!", bytes(dump)
 
 
-def make(name: str, suite: str, source: bytes, compress: str, region_size: int, *, finished: bool = True) -> None:
+def make(
+    name: str,
+    suite: str,
+    source: bytes,
+    compress: str,
+    region_size: int,
+    *,
+    finished: bool = True,
+    signers: tuple[str, ...] = ("ed25519",),
+) -> None:
     folder = HERE / name
     if folder.exists():
         return
@@ -81,10 +90,12 @@ def make(name: str, suite: str, source: bytes, compress: str, region_size: int, 
         site = Site.load({"DUMPVAULT_HOME": work})
         init_site(site)
         new_recipient(site, "vector", suite, None)
-        new_signer(site, "collector", "collector", None)
+        names = {"collector" if kind == "ed25519" else f"collector-{kind}": kind for kind in signers}
+        for signer, kind in names.items():
+            new_signer(site, signer, "collector", None, kind)
         os.chdir(folder)
         request = CaptureRequest(
-            source="source", recipients=("vector",), signer="collector", compress=compress, region_size=region_size,
+            source="source", recipients=("vector",), signer=tuple(names), compress=compress, region_size=region_size,
             host="vector.example", jobs=1,
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)
@@ -204,6 +215,9 @@ def main() -> None:
     for codec, compress in (("raw", "none"), ("zstd", "zstd:1")):
         make(f"flattened-x25519-{codec}", "x25519", stream, compress, 32768)
         (HERE / f"flattened-x25519-{codec}" / "dump").write_bytes(dump)
+    make("signed-p384-mldsa87", "p384", rng.randbytes(9000), "none", 4096, signers=("p384", "mldsa87"))
+    make("signed-all-four", "x25519", b"\x01", "none", 4096, signers=("mldsa65", "ed25519", "mldsa87", "p384"))
+    make("signed-mldsa65-alone", "x25519", b"\x02" * 5000, "zstd:1", 4096, signers=("mldsa65",))
     make_shared("shares-2of3", core(64, "little", memory(rng, 20)))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, hpke, keywrap
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mlkem, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, mlkem, utils, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -85,8 +85,12 @@ MIB, MANY = 2**20, 2**31
 ID, DIGEST, QUANTITY, TIME, NAME = map(re.compile, (
     "[0-9a-f]{32}", "[0-9a-f]{64}", "0x(0|[1-9a-f][0-9a-f]{0,15})",
     "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", "[A-Za-z0-9_][A-Za-z0-9._@-]{0,63}"))
-# Section 4.3. An Ed25519 key blob always begins with the same 19 bytes and has 51, so that a pattern can tell it.
-ED25519 = re.compile("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI[A-P][A-Za-z0-9+/]{42}")
+# Section 4.3: how long the public keys and signatures of each key type are.
+KEY_TYPES = {"ssh-ed25519": (32, 64), "ecdsa-sha2-nistp384": (97, 96),
+             "mldsa65@dumpvault": (1952, 3309), "mldsa87@dumpvault": (2592, 4627)}
+KEY = "(?:" + "|".join(KEY_TYPES) + ") [A-Za-z0-9+/]+=*"
+P384_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
+STOCK = ("ssh-ed25519", "ecdsa-sha2-nistp384")  # what ssh-keygen knows
 SUITES = {  # length of the private key, KEM, KDF
     "xwing": (32, hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256),
     "mlkem1024": (64, hpke.KEM.MLKEM1024, hpke.KDF.HKDF_SHA384),
@@ -96,13 +100,13 @@ SUITES = {  # length of the private key, KEM, KDF
 SUITE, RESULT = tuple(SUITES), ("released", "failed", "unknown")
 RANGE = {"offset": QUANTITY, "length": QUANTITY}
 ENVELOPE = {"payload": is_base64, "payloadType": "application/vnd.in-toto+json",
-            "signatures": [{"keyid": str, "sig": is_base64}, 1, 8]}
+            "signatures": [{"keyid": str, "sig": is_base64}, 1, 16]}
 SOURCE = {"kind": ("elf", "flattened", "opaque"), "name": str, "size": (QUANTITY, None), "mtime": (QUANTITY, None),
           "identity": (DIGEST, None), "memory": [{**RANGE, "address": QUANTITY}, 0, 1024],
           "elf": ({"class": (32, 64), "endian": ("little", "big"), "machine": int}, None)}
 HEADER = {"created": TIME, "tool": str, "host": str, "boot_id": (str, None), "source": SOURCE,
           "region_size": QUANTITY, "frame_size": QUANTITY, "policy": {"name": str, "text": str, "sha256": DIGEST},
-          "signers": [{"keyid": str, "key": ED25519}, 1, 16],
+          "signers": [{"keyid": str, "key": lambda text: bool(key_blob(text))}, 1, 16],
           "recipients": [{"name": NAME, "suite": SUITE, "sha256": DIGEST}, 1, 128], "quorum?": int}
 RECORD = {**RANGE, "index": int, "kind": ("headers", "notes", "memory", "flattened", "opaque"),
           "codec": ("raw", "zstd"), "message": QUANTITY, "blocks": DIGEST, "key": DIGEST,
@@ -214,6 +218,21 @@ def fingerprint(blob: bytes) -> str:
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
 
+def key_blob(text: str) -> bytes:
+    """Section 4.3: the key blob of a public key as it is written; empty if it is none."""
+    try:
+        kind, encoded = text.split(" ")
+        parts = list(strings(base64.b64decode(encoded)))
+        curve = [b"nistp384"] if kind == "ecdsa-sha2-nistp384" else []
+        good = is_base64(encoded) and parts[:-1] == [kind.encode(), *curve] and len(parts[-1]) == KEY_TYPES[kind][0]
+        if good and curve:
+            good = parts[-1][0] == 4
+            ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), parts[-1])
+    except (ValueError, KeyError):
+        return b""
+    return base64.b64decode(encoded) if good else b""
+
+
 def pins(allowed_signers: str) -> list[Pin]:
     """Section 5.2. A line that has no role, is not valid now or cannot be understood gives nothing."""
 
@@ -224,12 +243,13 @@ def pins(allowed_signers: str) -> list[Pin]:
 
     found = []
     for line in allowed_signers.split("\n"):
-        fields = re.fullmatch(rf'\s*([^\s#"][^\s"]*)\s+((?:[^\s"]|"[^"]*")+)\s+({ED25519.pattern})(\s.*)?', line)
+        fields = re.fullmatch(rf'\s*([^\s#"][^\s"]*)\s+((?:[^\s"]|"[^"]*")+)\s+({KEY})(\s.*)?', line)
         pairs = re.findall('([A-Za-z-]+)="([^"]*)"(?:,|$)', fields[2]) if fields else []
         options = {key.lower(): value for key, value in pairs}
         # Whatever stands beside these three options, each given once, is cert-authority or not understood.
         known = len(options) == len(pairs) and options.keys() <= {"namespaces", "valid-after", "valid-before"}
-        if not fields or not known or fields[2] != ",".join(f'{key}="{value}"' for key, value in pairs):
+        blob = key_blob(fields[3]) if fields else b""
+        if not fields or not blob or not known or fields[2] != ",".join(f'{key}="{value}"' for key, value in pairs):
             continue
         try:
             after, before = options.get("valid-after", "19800101"), options.get("valid-before", "99980101")
@@ -238,13 +258,31 @@ def pins(allowed_signers: str) -> list[Pin]:
             continue
         roles = options.get("namespaces", "").split(",") if valid else []
         hosts = {part.split("@", 1)[1] if "@" in part else None for part in fields[1].split(",")}
-        found.append(Pin(base64.b64decode(fields[3].split()[1]), roles, hosts))
+        found.append(Pin(blob, roles, hosts))
     return found
 
 
 def verify(name: str, blob: bytes, signature: bytes, message: bytes) -> None:
+    """Section 4.3: one signature in its one spelling."""
+    kind, *_, public = strings(blob)
+    need(len(signature) == KEY_TYPES[kind.decode()][1], name, "a signature has the wrong length")
     try:
-        ed25519.Ed25519PublicKey.from_public_bytes(blob[19:]).verify(signature, message)
+        match kind:
+            case b"ssh-ed25519":
+                ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+            case b"ecdsa-sha2-nistp384":
+                r, s = int.from_bytes(signature[:48]), int.from_bytes(signature[48:])
+                need(
+                    0 < r < P384_ORDER and 0 < s <= (P384_ORDER - 1) // 2,
+                    name,
+                    "a signature is not in its one spelling",
+                )
+                point = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP384R1(), public)
+                point.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA384()))
+            case b"mldsa65@dumpvault":
+                mldsa.MLDSA65PublicKey.from_public_bytes(public).verify(signature, message)
+            case _:
+                mldsa.MLDSA87PublicKey.from_public_bytes(public).verify(signature, message)
     except InvalidSignature:
         raise Refused(f"{name}: a signature does not verify") from None
 
@@ -258,10 +296,17 @@ def verify_sshsig(name: str, armored: bytes, message: bytes, by: set[bytes]) -> 
         kind, raw = strings(signature)
     except ValueError as error:
         raise Refused(f"{name}: {error}") from None
-    said = (blob[:10], kind, namespace, algorithm)
-    wanted = (b"SSHSIG\0\0\0\1", b"ssh-ed25519", b"dumpvault-manifest@v1", b"sha512")
+    said = (blob[:10], namespace, algorithm)
+    wanted = (b"SSHSIG\0\0\0\1", b"dumpvault-manifest@v1", b"sha512")
     need(said == wanted, name, "wrong version, key type, namespace or hash")
     need(key in by, name, "not by a signer of the manifest")
+    need(kind.decode() in STOCK and next(iter(strings(key))) == kind, name, "not a signature of the key's type")
+    if kind == b"ecdsa-sha2-nistp384":
+        numbers = list(strings(raw))
+        values = [int.from_bytes(number) for number in numbers]
+        shortest = [value.to_bytes(value.bit_length() // 8 + 1) for value in values]
+        need(len(values) == 2 and numbers == shortest and max(values) < 2**384, name, "not two mpints of P-384")
+        raw = b"".join(value.to_bytes(48) for value in values)
     covered = (namespace, reserved, algorithm, hashlib.sha512(message).digest())
     verify(name, key, raw, b"SSHSIG" + b"".join(len(field).to_bytes(4) + field for field in covered))
 
@@ -346,8 +391,12 @@ class Vault:
         policy = sha256(header["policy"]["text"].encode())
         need(header["policy"]["sha256"] == policy, name, "wrong digest of the policy")
         self.statement(name, payload, "header", "policy.toml", policy, HEADER)
-        keys = [fingerprint(base64.b64decode(entry["key"].split()[1])) for entry in header["signers"]]
-        need(keys == [entry["keyid"] for entry in header["signers"]], name, "a signer's key id is not its key's")
+        blobs = [key_blob(entry["key"]) for entry in header["signers"]]
+        keys = [entry["keyid"] for entry in header["signers"]]
+        need([fingerprint(blob) for blob in blobs] == keys, name, "a signer's key id is not its key's")
+        need(len(set(keys)) == len(keys), name, "a signer stands twice")
+        self.blobs = dict(zip(keys, blobs, strict=True))
+        self.stock = any(next(iter(strings(blob))).decode() in STOCK for blob in blobs)
         custodians = [entry["sha256"] for entry in header["recipients"]]
         self.quorum, self.components = header.get("quorum"), 0
         if self.quorum is not None:  # section 7.1
@@ -415,7 +464,7 @@ class Vault:
         if data is None:
             self.read_chain(None)
         else:
-            payload, by = self.good(name, data, "manifest")
+            payload, _ = self.good(name, data, "manifest")
             manifest = self.statement(name, payload, "manifest", re.compile("commits/.*"), DIGEST, MANIFEST)
             self.read_chain(manifest["head"]["commit"])
         ordered = sorted(self.regions, key=lambda region: region.start)
@@ -444,9 +493,12 @@ class Vault:
         about = (f"commits/{head['commit']}.dsse.json", head["sha256"])
         self.statement(name, payload, "manifest", *about, shape)
 
-        plain, sidecar = self.find("manifest.json", MIB), self.find("manifest.json.sig", MIB)
+        plain = self.find("manifest.json", MIB)
+        sidecar = self.find("manifest.json.sig", MIB) if self.stock else b""
         need(plain in (None, payload), "manifest.json", "differs from the manifest's payload")
-        if sidecar is not None:
+        if sidecar is not None and self.stock:
+            signatures = load(name, data, ENVELOPE)["signatures"]
+            by = {self.blobs[entry["keyid"]] for entry in signatures if entry["keyid"] in self.blobs}
             verify_sshsig("manifest.json.sig", sidecar, payload, by)
         self.read_events(sha256(data))
         return plain is not None and sidecar is not None and not manifest["truncated"]

@@ -42,7 +42,13 @@ def _region_size(_ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option(
     "--quorum", metavar="KofN:NAME,…", help="Custodians, K of whom must agree to open it; instead of --recipient."
 )
-@click.option("--signer", metavar="NAME|FILE", help="The collector's signing key. [default: the site's]")
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="The collector's signing key. May be repeated: each signs every object. [default: the site's]",
+)
 @click.option("--compress", metavar="HOW", help="auto, zstd[:LEVEL] or none. [default: the policy's]")
 @click.option("--release", type=click.Choice(METHODS), help="How memory is handed back. [default: the policy's]")
 @click.option("--resume", metavar="ID", help="Go on with this vault. [default: an unfinished one of the same dump]")
@@ -59,7 +65,7 @@ def capture_command(
     policy: str | None,
     recipients: tuple[str, ...],
     quorum: str | None,
-    signer: str | None,
+    signers: tuple[str, ...],
     compress: str | None,
     release: str | None,
     resume: str | None,
@@ -81,7 +87,7 @@ def capture_command(
     if swaps():  # a crash kernel has none, and no memory to keep from being reclaimed
         keep_out_of_swap()
     request = CaptureRequest(
-        source=source, recipients=recipients, signer=signer, store=store, policy=policy, compress=compress,
+        source=source, recipients=recipients, signer=signers or None, store=store, policy=policy, compress=compress,
         region_size=region_size, jobs=jobs, host=host, release=release, resume=resume, deadline=deadline, vmcore=vmcore,
         sysfs=sysfs, quorum=quorum,
     )  # fmt: skip

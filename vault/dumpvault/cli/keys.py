@@ -19,6 +19,7 @@ from dumpvault.formats.allowed_signers import ROLES
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.pkcs11_uri import Pkcs11Uri
 from dumpvault.formats.recipient import NAME
+from dumpvault.formats.signature import ALGORITHMS
 from dumpvault.stages.token import Pin
 from dumpvault.stages.trust import Folder
 
@@ -127,6 +128,7 @@ def new_custodian(name: str, kem: str, as_json: bool, **protection: Any) -> None
     epilog=output.epilog(
         "dumpvault keys new signer collector@db1 --unprotected",
         "dumpvault keys new signer officer --role officer --valid-before 2028-01-01",
+        "dumpvault keys new signer collector-pq@db1 --algorithm mldsa87 --unprotected",
         codes=(0, 1, 2, 12, 13),
     ),
 )
@@ -135,15 +137,22 @@ def new_custodian(name: str, kem: str, as_json: bool, **protection: Any) -> None
     "--role", type=click.Choice(list(ROLES)), default="collector", show_default=True, help="What it may sign."
 )
 @click.option("--valid-before", type=Moment(), metavar="TIME", help="The last moment at which it is good.")
+@click.option(
+    "--algorithm", type=click.Choice(list(ALGORITHMS)), default="ed25519", show_default=True, help="Kind of signature."
+)
 @_protection
 @output.json_option
-def new_signer(name: str, role: str, valid_before: datetime | None, as_json: bool, **protection: Any) -> None:
-    """Make an Ed25519 signer NAME and list it with its role in allowed_signers.
+def new_signer(
+    name: str, role: str, algorithm: str, valid_before: datetime | None, as_json: bool, **protection: Any
+) -> None:
+    """Make a signer NAME and list it with its role in allowed_signers.
+
+    Stock ssh-keygen can check ed25519 and p384; mldsa65 and mldsa87 are post-quantum, and it skips their lines.
 
     A name of the form NAME@HOST binds a collector to that host: its signature counts for no other.
     """
     site = load_site()
-    facts = flow.new_signer(site, name, role, _keep(site, name, **protection), valid_before)
+    facts = flow.new_signer(site, name, role, _keep(site, name, **protection), valid_before, algorithm)
     _made(facts, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ from dumpvault.cli import output
 from dumpvault.cli.site import load_site, load_trust, policy_option, store_option
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import claims, find_vault
+from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verify import Report, verify
 
 __all__ = ["info_command", "list_command"]
@@ -75,9 +77,11 @@ def info_command(vault: str, store: str | None, allowed_signers: str | None, pol
         output.print_json(facts)
     else:
         for label, value in facts.items():
-            if label != "findings" and value != []:
+            if label not in ("findings", "signers") and value != []:
                 shown = ", ".join(map(str, value)) if isinstance(value, list) else value
                 click.echo(f"{label.replace('_', ' ') + ':':<18} {output.printable(str(shown))}")
+        for facts_of in signer_facts(report.examiner):
+            click.echo(f"{'signer:':<18} {output.printable(facts_of.describe())}")
     for finding in report.findings:
         output.say(f"{finding.kind}: {finding.message}")
     if report.exit_code:
@@ -117,5 +121,6 @@ def _facts(report: Report) -> dict[str, Any]:
         "judged_by": report.judgement.note if report.judgement else None,
         "recipients": [f"{r.name} ({r.suite})" for r in header.recipients],
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
+        "signers": [asdict(facts) for facts in signer_facts(examiner)],
         "findings": [finding.message for finding in report.findings],
     }

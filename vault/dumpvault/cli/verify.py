@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 
 import click
@@ -18,6 +19,7 @@ from dumpvault.cli.site import (
 )
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
+from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats.private_key import LockedKey
 
@@ -92,6 +94,8 @@ def _print(report: Report) -> None:
         signed = ", ".join(examiner.trust.principal(keyid) for keyid in examiner.header_signers)
         until = "" if examiner.manifest else f", at least up to commit {len(examiner.commits) - 1}"
         released = examiner.release_bytes()
+        for facts in signer_facts(examiner):
+            click.echo(f"     signer: {output.printable(facts.describe())}")
         if released["authorised"]:
             told = ", ".join(f"{output.size(released[state])} {state}" for state in ("released", "failed", "unknown"))
             click.echo(f"     memory handed back: {output.size(released['authorised'])} authorised: {told}")
@@ -127,6 +131,7 @@ def _print_json(report: Report) -> None:
             "release_bytes": examiner.release_bytes(),
             "sealed_bytes": examiner.totals.sealed,
             "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
+            "signers": [asdict(facts) for facts in signer_facts(examiner)] if report.header_read else [],
             "steps": [
                 {"name": step.title, "note": step.note, "number": number, "state": step.state}
                 for number, step in sorted(report.steps.items())

@@ -23,7 +23,7 @@ from dumpvault.formats.manifest import Manifest
 from dumpvault.formats.policy import Policy
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Commitments
-from dumpvault.formats.sshkey import SigningKey
+from dumpvault.formats.sshkey import CanSign
 from dumpvault.model import FRAME_SIZE, Kind, Region, Store
 from dumpvault.ranges import Ranges
 from dumpvault.stages.chain import Chain, Verified
@@ -46,7 +46,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """What to capture, for whom.
+    """What to capture, for whom. ``signer`` names one or several; each signs every object.
 
     ``region_size`` in bytes overrides the policy's, ``release`` its release mode; ``jobs`` are sealing threads,
     ``deadline`` is in seconds. ``vmcore`` and ``sysfs`` are this boot's own dump and where its kernel is asked.
@@ -55,7 +55,7 @@ class CaptureRequest:
 
     source: str
     recipients: tuple[str, ...]
-    signer: str | None
+    signer: str | tuple[str, ...] | None
     store: str | None = None
     policy: str | None = None
     compress: str | None = None
@@ -88,7 +88,7 @@ class Attempt:
     site: Site
     store: Store
     source: Source
-    key: SigningKey
+    keys: list[CanSign]
     policy: Policy
     recipients: list[Recipient]
     compress: tuple[str, int]
@@ -155,7 +155,7 @@ class Attempt:
                 trust,
                 self.facts,
                 self.host,
-                self.key.signer.keyid,
+                self.keyids,
                 boot_id,
                 self.journal.noted,
                 request.resume,
@@ -163,16 +163,17 @@ class Attempt:
             )
         if found is None:
             self.header = self._new_header(request, boot_id)
-            self.chain = Chain.begin(self.store, self.header, self.key)
+            self.chain = Chain.begin(self.store, self.header, self.keys)
             return Ranges(), [], None
-        adopt(self.store, trust, found)
         examiner = found.report.examiner
+        self.keys = self._same_signers(examiner.header)
+        adopt(self.store, trust, found)
         self.header = examiner.header
         self.recipients = self._same_recipients(self.header)
         self.policy.check_recipients(self.recipients, self.site.trust.known())
         self.chain = Chain.resume(
             self.store,
-            self.key,
+            self.keys,
             examiner.vault,
             examiner.header_digest,
             Verified(len(examiner.commits), examiner.tip, examiner.totals, [t for _, t in examiner.attempts.values()]),
@@ -188,10 +189,11 @@ class Attempt:
         return found.durable, found.outcomes, len(examiner.commits) - 1 if examiner.commits else None
 
     def _heal(self, report: Report) -> None:
-        """The sidecar of a manifest that this signer made, and was killed before he could say so to stock tools."""
+        """The sidecar of a manifest that these signers made, and were killed before they could say so to stock tools."""
         examiner = report.examiner
-        if self.key.signer.keyid in examiner.manifest_signers:
-            Chain(self.store, examiner.vault, self.key, examiner.header_digest).sidecar(examiner.manifest_payload)
+        if self.keyids <= set(examiner.manifest_signers) and self.keyids == examiner.header.keyids:
+            keys = self._same_signers(examiner.header)
+            Chain(self.store, examiner.vault, keys, examiner.header_digest).sidecar(examiner.manifest_payload)
 
     def _anything_to_resume(self, request: CaptureRequest) -> bool:
         """Asked first and cheaply: what resuming needs is not imported in most crash kernels."""
@@ -199,11 +201,11 @@ class Attempt:
             raise Usage(f"{self.source.name} cannot be resumed", "Only ELF files and /proc/vmcore can be read again.")
         if not self.journal or not self.facts.identity:
             return False
-        keyid = self.key.signer.keyid
+        keyids = self.keyids
         return bool(
             request.resume
             or self.journal.noted.vault
-            or any(same_dump(claim, self.facts, self.host, keyid, boot_id()) for claim in claims(self.store))
+            or any(same_dump(claim, self.facts, self.host, keyids, boot_id()) for claim in claims(self.store))
         )
 
     def _new_header(self, request: CaptureRequest, boot_id: str | None) -> Header:
@@ -217,10 +219,24 @@ class Attempt:
             region_size=request.region_size or self.policy.region_size,
             frame_size=FRAME_SIZE,
             policy=PolicyText(self.policy.name, self.policy.text),
-            signers=(self.key.signer,),
+            signers=tuple(key.signer for key in self.keys),
             recipients=tuple(Listed(r.name, r.suite.name, r.digest) for r in self.recipients),
             quorum=self.quorum,
         )
+
+    @property
+    def keyids(self) -> frozenset[str]:
+        return frozenset(key.signer.keyid for key in self.keys)
+
+    def _same_signers(self, header: Header) -> list[CanSign]:
+        """The signers that the header names, in its order: what others sign would count for nobody."""
+        held = {key.signer.keyid: key for key in self.keys}
+        if held.keys() != header.keyids:
+            raise NoKey(
+                f"vault {header.vault} was begun by other signers: {', '.join(sorted(header.keyids))}",
+                "Name the same ones with --signer. Nothing was written.",
+            )
+        return [held[signer.keyid] for signer in header.signers]
 
     def _same_recipients(self, header: Header) -> list[Recipient]:
         """The recipients that the header names; the new attempt's key is for them and nobody else."""

@@ -15,19 +15,20 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from dumpvault.errors import Interrupted, NoKey, StoreFailed, Usage
+from dumpvault.errors import BadInput, Interrupted, NoKey, StoreFailed, Usage
 from dumpvault.flows.attempt import Attempt, CaptureRequest, CaptureResult, boot_id
 from dumpvault.flows.planning import plan
 from dumpvault.flows.sealing import Stop
 from dumpvault.flows.site import Site
 from dumpvault.formats.allowed_signers import namespace
+from dumpvault.formats.dsse import SIGNATURES
 from dumpvault.formats.header import ElfFacts
 from dumpvault.formats.header import Source as SourceFacts
 from dumpvault.formats.policy import parse_compress
 from dumpvault.formats.private_key import LockedKey, PassphraseKey
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Quorum
-from dumpvault.formats.sshkey import SigningKey
+from dumpvault.formats.sshkey import CanSign, SigningKey
 from dumpvault.ranges import Ranges
 from dumpvault.stages.journal import Journal
 from dumpvault.stages.plan import special_spans
@@ -37,7 +38,7 @@ from dumpvault.stages.source import Source, open_source
 if TYPE_CHECKING:
     pass
 
-__all__ = ["CaptureRequest", "CaptureResult", "capture", "parties_for", "signer_for"]
+__all__ = ["CaptureRequest", "CaptureResult", "capture", "parties_for", "signer_for", "signers_for"]
 
 
 def capture(
@@ -69,14 +70,14 @@ def capture(
 def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     """Everything that can be refused before anything is written."""
     host = os.fsencode(request.host or os.uname().nodename).decode(errors="backslashreplace")
-    key = signer_for(site, request.signer or site.signer, host)
+    keys = signers_for(site, request.signer or site.signer, host)
     policy = site.policy(request.policy)
     recipients, quorum = parties_for(site, request.recipients, request.quorum)
     compress = parse_compress(request.compress or policy.compress, "--compress")
     policy.require(
         plan(
-            site, policy, recipients=recipients, quorum=quorum, signers=[key.signer], region_size=request.region_size,
-            compress=request.compress, release=request.release, store=request.store,
+            site, policy, recipients=recipients, quorum=quorum, signers=[key.signer for key in keys],
+            region_size=request.region_size, compress=request.compress, release=request.release, store=request.store,
         )
     )  # fmt: skip
     own = _is_own(request.source, request.vmcore)
@@ -104,7 +105,7 @@ def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
         # A boot has one dump of its own, also when its notes have gone with the CPU area and it looks like another.
         journal = Journal(site.run, "own" if own else facts.identity or "pipe", boot_id())
     return Attempt(
-        site, store, source, key, policy, recipients, compress, host, facts, releaser, journal, notes,
+        site, store, source, keys, policy, recipients, compress, host, facts, releaser, journal, notes,
         quorum,
     )  # fmt: skip
 
@@ -138,6 +139,22 @@ def _is_own(source: str, vmcore: str) -> bool:
         return False
 
 
+def signers_for(site: Site, names: str | tuple[str, ...] | None, host: str) -> list[CanSign]:
+    """The keys that sign a capture, all of them each object. Raises ``NoKey``; ``BadInput`` for one key twice."""
+    wanted = names if isinstance(names, tuple) else (names,)
+    if len(wanted) > SIGNATURES:
+        raise BadInput(f"{len(wanted)} signers", f"A vault has at most {SIGNATURES}. Nothing was captured.")
+    keys: dict[str, CanSign] = {}
+    for name in wanted:
+        key = signer_for(site, name, host)
+        if key.signer.keyid in keys:
+            raise BadInput(
+                f"signer {name} ({key.signer.keyid}) is named twice", "Name each key once. Nothing was captured."
+            )
+        keys[key.signer.keyid] = key
+    return list(keys.values())
+
+
 def signer_for(site: Site, name: str | None, host: str) -> SigningKey:
     """The collector's key, which must be usable without a person, and listed for ``host``. Raises ``NoKey``."""
     if not name:
@@ -155,7 +172,7 @@ def signer_for(site: Site, name: str | None, host: str) -> SigningKey:
         from dumpvault.flows.key_access import unlock_key
 
         key = unlock_key(site, key, None, _nobody)
-    signing = SigningKey(key.secret)
+    signing = SigningKey(key.secret, key.algorithm)
     trusted = site.trust.allowed_signers()
     entries = trusted.by_keyid(signing.signer.keyid)
     # Not its validity in time: a crash kernel's clock may stand at 1970, and verifiers judge by their own.

@@ -53,7 +53,7 @@ def fill_image(
     parties = [word for name in names for word in ("--recipient", name)]
     if threshold:
         parties = ["--quorum", Quorum(threshold, names).text]
-    found = _rehearse(site, python, paths, chosen, folder, parties, policy)
+    found = _rehearse(site, python, paths, key.signer.algorithm.name, chosen, folder, parties, policy)
     try:
         standard = os.path.dirname(os.__file__)
         os.makedirs(_in(image, os.path.join(standard, "lib-dynload")), exist_ok=True)
@@ -92,13 +92,20 @@ def _own_paths(python: str) -> list[str]:
 
 
 def _rehearse(
-    site: Site, python: str, paths: list[str], chosen: list[Recipient], folder: Folder, parties: list[str], policy: str
+    site: Site,
+    python: str,
+    paths: list[str],
+    algorithm: str,
+    chosen: list[Recipient],
+    folder: Folder,
+    parties: list[str],
+    policy: str,
 ) -> dict[str, Any]:
     """Capture for those whom ``parties`` names, as the policy has a collector work; what was loaded."""
     with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as place:
         trial = Site.load({"DUMPVAULT_HOME": os.path.join(place, "site")})
         init_site(trial)
-        new_signer(trial, "rehearsal", "collector", None)
+        new_signer(trial, "rehearsal", "collector", None, algorithm=algorithm)
         for recipient in chosen:
             trial.trust.add_recipient(recipient, folder)
         write_memory(os.path.join(place, "vmcore"), 1)

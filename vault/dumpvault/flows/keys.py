@@ -31,7 +31,8 @@ from dumpvault.formats.private_key import (
     unprotected,
 )
 from dumpvault.formats.recipient import NAME, Recipient
-from dumpvault.formats.sshkey import Signer
+from dumpvault.formats.signature import ALGORITHMS
+from dumpvault.formats.sshkey import KEY_TYPES, Signer
 from dumpvault.stages.token import Pin
 from dumpvault.stages.trust import Folder, read_text
 
@@ -102,13 +103,18 @@ def new_recipient(site: Site, name: str, suite: str, keep: Keep, folder: Folder 
     return _facts(site, name)
 
 
-def new_signer(site: Site, name: str, role: str, keep: Keep, valid_before: datetime | None = None) -> KeyFacts:
-    """A fresh signer with ``role``, listed in ``allowed_signers``. Raises ``BadInput``, ``NoKey`` or ``StoreFailed``."""
+def new_signer(
+    site: Site, name: str, role: str, keep: Keep, valid_before: datetime | None = None, algorithm: str = "ed25519"
+) -> KeyFacts:
+    """A fresh signer of ``algorithm`` with ``role``, listed in ``allowed_signers``.
+
+    Raises ``BadInput``, ``NoKey`` or ``StoreFailed``.
+    """
     _check_free(site, name)
-    with _private_half(name, "signer", "ed25519", keep) as (data, public):
+    with _private_half(name, "signer", algorithm, keep) as (data, public):
         path = site.trust.add_private(name, data)
         try:
-            site.trust.add_signer(line_for(name, Signer(public), role, valid_before), name)
+            site.trust.add_signer(line_for(name, Signer(public, algorithm), role, valid_before), name)
         except BaseException:
             site.trust.remove(path)
             raise
@@ -129,7 +135,7 @@ def _private_half(name: str, purpose: Purpose, algorithm: str, keep: Keep) -> It
             handle = token.generate(keep.uri, purpose, algorithm, keep.pin)
         yield elsewhere(TokenKey("", name, purpose, algorithm, handle.public, keep.uri)), handle.public
         return
-    secret = os.urandom(32) if purpose == "signer" else SUITES[algorithm].generate()[0]
+    secret = ALGORITHMS[algorithm].new_secret() if purpose == "signer" else SUITES[algorithm].generate()[0]
     key = PrivateKey(name, purpose, algorithm, secret)
     if not isinstance(keep, InKeyring):
         yield unprotected(key) if keep is None else lock(key, keep), key.public
@@ -176,7 +182,7 @@ def rotate(site: Site, name: str, keep: Keep, now: datetime, valid_before: datet
         k for k in site.trust.allowed_signers().keys if (k.principal, k.signer.keyid) == (name, old.fingerprint)
     )
     text = end_validity(read_text(path, "an allowed_signers list"), name, old.fingerprint, now)
-    line = TrustedKey(name, Signer(public), current.namespaces, valid_before=valid_before).line
+    line = TrustedKey(name, Signer(public, old.algorithm), current.namespaces, valid_before=valid_before).line
     site.trust.write_signers(text + ("" if text.endswith("\n") else "\n") + line)
     if isinstance(held, KeyringKey):
         from dumpvault.stages import os_keyring
@@ -249,14 +255,14 @@ def _check_free(site: Site, name: str, allowed: str = "") -> None:
 
 
 def import_key(site: Site, path: str, name: str | None, role: str | None, folder: Folder = "recipients") -> KeyFacts:
-    """Add somebody's public half: a recipient's line, or an ``ssh-ed25519`` line with the ``role`` it shall have.
+    """Add somebody's public half: a recipient's line, or a signer's line with the ``role`` it shall have.
 
     A recipient's line goes to ``folder``, which makes it a recipient or a custodian.
     """
     text = read_text(path, "a public key")
     if len(text.strip().splitlines()) != 1:
         raise BadInput(f"{path} holds no single line", "Import one public key at a time.")
-    if text.startswith("ssh-ed25519 "):
+    if text.split(maxsplit=1)[0] in KEY_TYPES:
         if folder == "custodians":
             raise Usage(
                 f"{path} is a signer", "Shares are sealed to encryption keys; import this one with --role custodian."
@@ -314,7 +320,7 @@ def list_keys(site: Site) -> list[KeyFacts]:
             signer = entry.signer
             found.append(
                 KeyFacts(
-                    entry.principal, "signer", "ed25519", signer.keyid, state(signer.public),
+                    entry.principal, "signer", signer.algorithm.name, signer.keyid, state(signer.public),
                     tuple(sorted(entry.namespaces)), f"{signer.line} {entry.principal}\n", _status(entry), entry.valid_before,
                 )
             )  # fmt: skip
@@ -356,8 +362,8 @@ def _unlisted(name: str, key: PrivateKey | LockedKey) -> KeyFacts:
     """A private half whose public half the trust directory lacks."""
     state = _state(key)
     if key.purpose == "signer":
-        signer = Signer(key.public)
-        return KeyFacts(name, "signer", "ed25519", signer.keyid, state, (), f"{signer.line} {name}\n")
+        signer = Signer(key.public, key.algorithm)
+        return KeyFacts(name, "signer", key.algorithm, signer.keyid, state, (), f"{signer.line} {name}\n")
     recipient = Recipient(name, SUITES[key.algorithm], key.public)
     return KeyFacts(name, "recipient", key.algorithm, recipient.digest, state, (), recipient.line)
 

@@ -52,14 +52,14 @@ def _created(claim: Claim) -> str:
     return claim.header.created if claim.header else ""
 
 
-def same_dump(claim: Claim, facts: Source, host: str, keyid: str, boot_id: str | None) -> bool:
-    """Whether a vault's header claims to hold the dump that ``facts`` describe, of this host, by this signer.
+def same_dump(claim: Claim, facts: Source, host: str, keyids: frozenset[str], boot_id: str | None) -> bool:
+    """Whether a vault's header claims to hold the dump that ``facts`` describe, of this host, by just these signers.
 
     A boot has one dump of its own, which has no mtime. It stays the same when its identity changes: its notes are lost
     with the CPU area, once that is released.
     """
     header = claim.header
-    if header is None or facts.identity is None or header.host != host or keyid not in header.keyids:
+    if header is None or facts.identity is None or header.host != host or keyids != header.keyids:
         return False
     known = header.source
     own = facts.mtime is None and boot_id is not None and header.boot_id == boot_id and known.memory == facts.memory

@@ -40,7 +40,7 @@ def find_unfinished(
     trust: AllowedSigners,
     facts: SourceFacts,
     host: str,
-    keyid: str,
+    keyids: frozenset[str],
     boot_id: str | None,
     noted: Noted,
     wanted: str | None,
@@ -55,7 +55,7 @@ def find_unfinished(
     for claim in claims(store):
         if isinstance(claim.problem, StoreFailed):
             raise claim.problem  # it may be the very vault to go on with
-        same = claim.vault == noted.vault or same_dump(claim, facts, host, keyid, boot_id)
+        same = claim.vault == noted.vault or same_dump(claim, facts, host, keyids, boot_id)
         if claim.vault != wanted and (wanted or not same):
             continue
         if wanted:

@@ -27,7 +27,7 @@ def signer_with_role(
     title = next(name for name, spaces in ROLES.items() if role in spaces)
 
     def objections(key: PrivateKey | LockedKey) -> list[str]:
-        entries = trust.by_keyid(Signer(key.public).keyid)
+        entries = trust.by_keyid(Signer(key.public, key.algorithm).keyid)
         return [entry.objection(role, host, now) for entry in entries] or [f"is not in {trust.name}"]
 
     if wanted:
@@ -47,4 +47,5 @@ def signer_with_role(
                 f"Name one with --signer; 'dumpvault keys new signer NAME --role {title}' makes one.",
             )
         key = able[0]
-    return SigningKey((unlock(key) if isinstance(key, LockedKey) else key).secret)
+    opened = unlock(key) if isinstance(key, LockedKey) else key
+    return SigningKey(opened.secret, opened.algorithm)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from dumpvault.formats.sshkey import Signer
+from dumpvault.formats.sshkey import KEY_TYPES, Signer
 
 __all__ = ["ROLES", "AllowedSigners", "TrustedKey", "end_validity", "line_for", "namespace", "revoked_keyids"]
 
@@ -35,6 +35,8 @@ ROLES: dict[str, tuple[str, ...]] = {role: tuple(map(namespace, types)) for role
 # One option: a bare word, or word="value" where \" stands for a quote.
 _OPTION = re.compile(r'([A-Za-z-]+)(?:="((?:[^"\\]|\\.)*)")?(,|\s+|$)')
 _STAMP = re.compile(r"(\d{8})(?:(\d{4})(\d{2})?)?(Z?)")
+# How the word begins that ends the options: OpenSSH's key types, and ours.
+_KEY = ("ssh-", "ecdsa-", "sk-", *KEY_TYPES)
 _KNOWN = {"namespaces", "valid-after", "valid-before", "cert-authority"}
 
 
@@ -165,7 +167,7 @@ def _parse(line: str) -> list[TrustedKey]:
     rest = rest.strip()
     if '"' in principals:
         raise ValueError("quoted principals are not read")
-    while rest and not rest.startswith(("ssh-", "ecdsa-", "sk-")):
+    while rest and not rest.startswith(_KEY):
         match = _OPTION.match(rest)
         if match is None or match[1].lower() not in _KNOWN:
             raise ValueError(f"cannot be read at {rest[:30]!r}; options are {', '.join(sorted(_KNOWN))}")
@@ -174,7 +176,7 @@ def _parse(line: str) -> list[TrustedKey]:
             raise ValueError(f"{word} stands twice, or without a value")
         options[word] = value
         rest = rest[match.end() :]
-    if "cert-authority" in options or not rest.startswith("ssh-ed25519 "):
+    if "cert-authority" in options or rest.partition(" ")[0] not in KEY_TYPES:
         return []  # OpenSSH may use the line; dumpvault gives it no role
     signer = Signer.from_line(rest)
     spaces = tuple(filter(None, (options.get("namespaces") or "").split(",")))

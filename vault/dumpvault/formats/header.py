@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from dumpvault.formats import jcs
-from dumpvault.formats.dsse import Envelope, Statement
+from dumpvault.formats.dsse import SIGNATURES, Envelope, Statement
 from dumpvault.formats.elf import Load
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
@@ -138,11 +138,13 @@ class Header:
             region_size=region_size,
             frame_size=frame_size,
             policy=policy,
-            signers=tuple(_signer(entry) for entry in fields.objects("signers", 16, 1)),
+            signers=tuple(_signer(entry) for entry in fields.objects("signers", SIGNATURES, 1)),
             recipients=tuple(_listed(entry) for entry in fields.objects("recipients", 128, 1)),
             quorum=fields.number("quorum") if fields.has("quorum") else None,
         )
         fields.done()
+        if len(header.keyids) != len(header.signers):
+            fields.refuse("names a signer twice")
         if header.quorum is not None:
             _check_quorum(header, header.quorum, fields)
         return header

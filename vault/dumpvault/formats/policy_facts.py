@@ -99,6 +99,5 @@ class Found(Facts):
 
 
 def signature_kind(signer: Signer) -> str:
-    """The kind of a signing key, from the type that its public line begins with."""
-    word = signer.line.split()[0].partition("@")[0]
-    return "p384" if word == "ecdsa-sha2-nistp384" else word.removeprefix("ssh-").replace("-", "")
+    """The kind of a signing key: the name of its algorithm (spec, section 4.3)."""
+    return signer.algorithm.name

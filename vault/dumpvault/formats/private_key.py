@@ -12,7 +12,8 @@ from dumpvault.errors import BadInput, Forged, NoKey
 from dumpvault.formats import jcs
 from dumpvault.formats.kem import SUITES, recipient_digest
 from dumpvault.formats.pkcs11_uri import Pkcs11Uri
-from dumpvault.formats.sshkey import SigningKey
+from dumpvault.formats.signature import ALGORITHMS
+from dumpvault.formats.sshkey import KEY_TYPES, SigningKey
 from dumpvault.model import TokenHandle
 
 __all__ = [
@@ -39,7 +40,7 @@ Purpose = Literal["recipient", "signer"]
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """A private key ready for use. ``algorithm`` is a suite of section 4.1, or a signer's algorithm.
+    """A private key ready for use. ``algorithm`` is a suite of section 4.1, or an algorithm of 4.3.
 
     ``secret`` is the key's bytes, or a handle on a key that never leaves its token.
     """
@@ -54,7 +55,7 @@ class PrivateKey:
         if not isinstance(self.secret, bytes):
             return self.secret.public
         if self.purpose == "signer":
-            return SigningKey(self.secret).signer.public
+            return SigningKey(self.secret, self.algorithm).signer.public
         return SUITES[self.algorithm].public_of(self.secret)
 
 
@@ -188,7 +189,7 @@ def renamed(key: PrivateKey | LockedKey, name: str) -> bytes:
 
 def parse(data: bytes, where: str) -> PrivateKey | LockedKey:
     """Read a private key file; ``where`` names it. Raises ``BadInput`` if it is none, or is damaged."""
-    if data[:10] == b"dumpvault-" or data[:4] == b"ssh-" or data[:6] == b"ecdsa-":
+    if data.startswith((b"dumpvault-", *(kind.encode() + b" " for kind in KEY_TYPES))):
         raise BadInput(f"{where} is a public key where a private one belongs", "Name the private key's file.")
     if data.startswith(b"-----BEGIN"):
         raise BadInput(
@@ -205,7 +206,7 @@ def _parse(data: bytes, where: str) -> PrivateKey | LockedKey:
     fields.exactly("format", _FORMAT)
     name = fields.text("name")
     purpose: Purpose = "signer" if fields.text("purpose", "recipient|signer") == "signer" else "recipient"
-    algorithm = fields.text("algorithm", "ed25519" if purpose == "signer" else "|".join(SUITES))
+    algorithm = fields.text("algorithm", "|".join(ALGORITHMS if purpose == "signer" else SUITES))
     public, secret = fields.base64("public"), fields.base64("secret")
     protection = fields.object("protection")
     fields.done()

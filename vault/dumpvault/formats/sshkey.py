@@ -1,4 +1,7 @@
-"""Ed25519 signers in OpenSSH's forms: public key blobs, fingerprints and SSHSIG (RFC 8709, PROTOCOL.sshsig)."""
+"""Signers in OpenSSH's forms: public key blobs, fingerprints and SSHSIG (RFC 8709, RFC 5656, PROTOCOL.sshsig).
+
+OpenSSH has no name for ML-DSA by itself, so those keys have names of our own in the same form (spec, section 4.3).
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import base64
 import binascii
 import hashlib
 import struct
+from typing import Protocol
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
+from dumpvault.formats import ecdsa
+from dumpvault.formats.signature import ALGORITHMS
 from dumpvault.model import TokenHandle
 
-__all__ = ["Signer", "SigningKey", "sshsig", "verify_sshsig"]
+__all__ = ["KEY_TYPES", "CanSign", "Signer", "SigningKey", "sshsig", "verify_sshsig"]
 
-ED25519 = b"ssh-ed25519"
+#: Algorithms by the first word of a public key's line.
+KEY_TYPES = {algorithm.key_type: algorithm for algorithm in ALGORITHMS.values()}
+_STOCK = " or ".join(kind for kind, algorithm in KEY_TYPES.items() if algorithm.stock)
+_CURVE = b"nistp384"
 _MAGIC = b"SSHSIG"
 _BEGIN = "-----BEGIN SSH SIGNATURE-----"
 _END = "-----END SSH SIGNATURE-----"
@@ -39,59 +44,85 @@ def _strings(data: bytes) -> list[bytes]:
     return parts
 
 
-class Signer:
-    """A public Ed25519 key."""
+def _mpint(value: int) -> bytes:
+    """RFC 4251's ``mpint`` of a positive number: no byte more than its sign bit needs."""
+    return _string(value.to_bytes(value.bit_length() // 8 + 1))
 
-    def __init__(self, public: bytes) -> None:
-        self._key = Ed25519PublicKey.from_public_bytes(public)
+
+class Signer:
+    """A public key of an algorithm of section 4.3. Raises ``ValueError`` if the bytes are none."""
+
+    def __init__(self, public: bytes, algorithm: str = "ed25519") -> None:
+        self.algorithm = ALGORITHMS[algorithm]
         self.public = public
-        self.blob = _string(ED25519) + _string(public)
+        if len(public) != self.algorithm.public_length:
+            raise ValueError(f"a public key of {algorithm} has {self.algorithm.public_length} bytes, not {len(public)}")
+        # Of the other kinds any bytes of that length are a key. They are loaded when they are asked to verify: a crash
+        # kernel reads a list of trust and does not pay for the kinds in it.
+        self._key = self.algorithm.load_public(public) if algorithm == "p384" else None
+        curve = _string(_CURVE) if algorithm == "p384" else b""
+        self.blob = _string(self.algorithm.key_type.encode()) + curve + _string(public)
         digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
         self.keyid = f"SHA256:{digest}"
 
     @classmethod
     def from_line(cls, line: str) -> Signer:
-        """Parse ``ssh-ed25519 <base64> [comment]``; raises ``ValueError``."""
+        """Parse ``<type> <base64> [comment]``; raises ``ValueError``."""
         words = line.split()
-        if len(words) < 2 or words[0] != ED25519.decode():
-            raise ValueError("not an ssh-ed25519 public key")
+        if len(words) < 2 or words[0] not in KEY_TYPES:
+            raise ValueError(f"not a public key of type {', '.join(KEY_TYPES)}")
         try:
-            parts = _strings(base64.b64decode(words[1], validate=True))
+            signer = cls.from_blob(base64.b64decode(words[1], validate=True))
         except binascii.Error:
             raise ValueError("the key is not base64") from None
-        if len(parts) != 2 or parts[0] != ED25519 or len(parts[1]) != 32:
-            raise ValueError("the key blob is not that of an ssh-ed25519 key")
-        return cls(parts[1])
+        if signer.algorithm.key_type != words[0] or signer.line.split()[1] != words[1]:
+            raise ValueError(f"the key blob is not that of an {words[0]} key")
+        return signer
+
+    @classmethod
+    def from_blob(cls, blob: bytes) -> Signer:
+        """Parse an RFC 4253 public key blob; raises ``ValueError``."""
+        parts = _strings(blob)
+        algorithm = KEY_TYPES.get(parts[0].decode("ascii", "replace")) if parts else None
+        if algorithm is None:
+            raise ValueError(f"not a key blob of type {', '.join(KEY_TYPES)}")
+        curve = [_CURVE] if algorithm.name == "p384" else []
+        if len(parts) != 2 + len(curve) or parts[1:-1] != curve or len(parts[-1]) != algorithm.public_length:
+            raise ValueError(f"the key blob is not that of an {algorithm.key_type} key")
+        return cls(parts[-1], algorithm.name)
 
     @property
     def line(self) -> str:
-        return f"{ED25519.decode()} {base64.b64encode(self.blob).decode()}"
+        return f"{self.algorithm.key_type} {base64.b64encode(self.blob).decode()}"
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        try:
-            self._key.verify(signature, data)
-        except InvalidSignature:
-            return False
-        return True
+        """Whether ``signature`` is a good one over ``data``, in its one spelling; False for bad bytes of any kind."""
+        self._key = self._key or self.algorithm.load_public(self.public)
+        return self._key.verifies(signature, data)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Signer) and other.public == self.public
+        return isinstance(other, Signer) and other.blob == self.blob
 
     def __hash__(self) -> int:
-        return hash(self.public)
+        return hash(self.blob)
+
+
+class CanSign(Protocol):
+    """A private key, wherever it is kept."""
+
+    @property
+    def signer(self) -> Signer: ...
+
+    def sign(self, data: bytes) -> bytes:
+        """A signature as the spec's section 4.3 spells it."""
 
 
 class SigningKey:
-    """A private Ed25519 key, from its 32-byte RFC 8032 seed, or in a token."""
+    """A private key from its bytes as section 4.3 has them, or in a token. Raises ``ValueError`` if they are none."""
 
-    def __init__(self, seed: bytes | TokenHandle) -> None:
-        self._key: Ed25519PrivateKey | TokenHandle
-        if not isinstance(seed, bytes):
-            self._key, self.signer = seed, Signer(seed.public)
-            return
-        self._key = Ed25519PrivateKey.from_private_bytes(seed)
-        raw = self._key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        self.signer = Signer(raw)
+    def __init__(self, secret: bytes | TokenHandle, algorithm: str = "ed25519") -> None:
+        self._key = ALGORITHMS[algorithm].load_private(secret) if isinstance(secret, bytes) else secret
+        self.signer = Signer(self._key.public, algorithm)
 
     def sign(self, data: bytes) -> bytes:
         return self._key.sign(data)
@@ -102,9 +133,14 @@ def _signed_data(namespace: str, message: bytes) -> bytes:
     return _MAGIC + _string(namespace.encode()) + _string(b"") + _string(b"sha512") + _string(digest)
 
 
-def sshsig(key: SigningKey, namespace: str, message: bytes) -> bytes:
-    """An armored SSHSIG over ``message``, as ``ssh-keygen -Y sign`` writes it."""
-    signature = _string(ED25519) + _string(key.sign(_signed_data(namespace, message)))
+def sshsig(key: CanSign, namespace: str, message: bytes) -> bytes:
+    """An armored SSHSIG over ``message``, as ``ssh-keygen -Y sign`` writes it. Raises ``ValueError`` for ML-DSA."""
+    algorithm = key.signer.algorithm
+    if not algorithm.stock:
+        raise ValueError(f"OpenSSH has no signature of type {algorithm.key_type}")
+    raw = key.sign(_signed_data(namespace, message))
+    if algorithm.name == "p384":
+        raw = b"".join(map(_mpint, ecdsa.split(raw)))
     blob = (
         _MAGIC
         + struct.pack(">I", 1)
@@ -112,8 +148,12 @@ def sshsig(key: SigningKey, namespace: str, message: bytes) -> bytes:
         + _string(namespace.encode())
         + _string(b"")
         + _string(b"sha512")
-        + _string(signature)
+        + _string(_string(algorithm.key_type.encode()) + _string(raw))
     )
+    return _armor(blob)
+
+
+def _armor(blob: bytes) -> bytes:
     text = base64.b64encode(blob).decode()
     lines = [text[i : i + 70] for i in range(0, len(text), 70)]
     return "\n".join([_BEGIN, *lines, _END, ""]).encode()
@@ -136,18 +176,28 @@ def verify_sshsig(armored: bytes, namespace: str, message: bytes) -> Signer:
     parts = _strings(blob[10:])
     if len(parts) != 5 or parts[1:4] != [namespace.encode(), b"", b"sha512"]:
         raise ValueError(f"not made in the namespace {namespace} with sha512")
-    public = _strings(parts[0])
+    try:
+        signer = Signer.from_blob(parts[0])
+    except ValueError:
+        raise ValueError(f"not made by an {_STOCK} key") from None
+    kind = signer.algorithm.key_type
     signature = _strings(parts[4])
-    if len(public) != 2 or public[0] != ED25519 or len(public[1]) != 32:
-        raise ValueError("not made by an ssh-ed25519 key")
-    if len(signature) != 2 or signature[0] != ED25519:
-        raise ValueError("not an ssh-ed25519 signature")
-    signer = Signer(public[1])
-    if not signer.verifies(signature[1], _signed_data(namespace, message)):
+    if not signer.algorithm.stock or len(signature) != 2 or signature[0] != kind.encode():
+        raise ValueError(f"not an {_STOCK} signature")
+    raw = _ecdsa(signature[1]) if signer.algorithm.name == "p384" else signature[1]
+    if not signer.verifies(raw, _signed_data(namespace, message)):
         raise ValueError("the signature does not verify")
-    canonical = base64.b64encode(blob).decode()
-    if "\n".join([_BEGIN, *(canonical[i : i + 70] for i in range(0, len(canonical), 70)), _END, ""]) != "\n".join(
-        lines
-    ):
+    if _armor(blob) != armored:
         raise ValueError("the armor is not in its canonical form")
     return signer
+
+
+def _ecdsa(signature: bytes) -> bytes:
+    """r ‖ s of RFC 5656's two mpints, s in the lower half."""
+    parts = _strings(signature)
+    numbers = [int.from_bytes(part) for part in parts]
+    if len(numbers) != 2 or b"".join(map(_mpint, numbers)) != signature or max(numbers) >= ecdsa.ORDER:
+        raise ValueError("not two numbers of P-384 in their shortest form")
+    raw = numbers[0].to_bytes(48) + numbers[1].to_bytes(48)
+    ecdsa.split(raw)
+    return raw

@@ -18,7 +18,7 @@ from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, End, Manifest, Totals
 from dumpvault.formats.sharing import Commitments
-from dumpvault.formats.sshkey import SigningKey, sshsig
+from dumpvault.formats.sshkey import CanSign, sshsig
 from dumpvault.model import RegionRecord, Store, commit_path, event_path, keybag_path, keys_path, vault_prefix
 
 __all__ = ["Chain", "Verified"]
@@ -35,11 +35,11 @@ class Verified:
 
 
 class Chain:
-    """The chain of one vault. Not for use by several threads."""
+    """The chain of one vault, of which every object is signed by all ``keys``. Not for use by several threads."""
 
-    def __init__(self, store: Store, vault: str, key: SigningKey, header_digest: str) -> None:
+    def __init__(self, store: Store, vault: str, keys: Sequence[CanSign], header_digest: str) -> None:
         self._store = store
-        self._key = key
+        self._keys = tuple(keys)
         self._prefix = vault_prefix(vault)
         self.vault = vault
         self.header_digest = header_digest
@@ -51,17 +51,17 @@ class Chain:
         self._manifest_digest = ""
 
     @classmethod
-    def begin(cls, store: Store, header: Header, key: SigningKey) -> Chain:
+    def begin(cls, store: Store, header: Header, keys: Sequence[CanSign]) -> Chain:
         """A new vault: its header."""
-        data = dsse.sign(header.statement(), [key])
-        chain = cls(store, header.vault, key, hashlib.sha256(data).hexdigest())
+        data = dsse.sign(header.statement(), keys)
+        chain = cls(store, header.vault, keys, hashlib.sha256(data).hexdigest())
         chain._put("vault.dsse.json", data)
         return chain
 
     @classmethod
-    def resume(cls, store: Store, key: SigningKey, vault: str, header_digest: str, verified: Verified) -> Chain:
+    def resume(cls, store: Store, keys: Sequence[CanSign], vault: str, header_digest: str, verified: Verified) -> Chain:
         """The chain that was ``verified``; the next commit follows its tip."""
-        chain = cls(store, vault, key, header_digest)
+        chain = cls(store, vault, keys, header_digest)
         chain.next, chain.tip = verified.commits, verified.tip
         chain.totals, chain.attempts = verified.totals, list(verified.attempts)
         return chain
@@ -109,7 +109,7 @@ class Chain:
     def append(self, body: Body, time: str) -> None:
         """Sign and put the next commit."""
         commit = Commit(self.vault, self.next, self.tip, self.header_digest, self.attempt, time, body)
-        data = dsse.sign(commit.statement(), [self._key])
+        data = dsse.sign(commit.statement(), self._keys)
         self._put(commit_path(self.next), data)
         self.tip = hashlib.sha256(data).hexdigest()
         self.next += 1
@@ -120,22 +120,27 @@ class Chain:
             self.vault, time, self.next - 1, self.tip, self.totals, end, truncated, tuple(self.attempts)
         )
         statement = manifest.statement()
-        data = dsse.sign(statement, [self._key])
+        data = dsse.sign(statement, self._keys)
         self._put("manifest.dsse.json", data)
         self._manifest_digest = hashlib.sha256(data).hexdigest()
         self.sidecar(statement.encode())
         return manifest
 
     def sidecar(self, payload: bytes) -> None:
-        """For stock tools: the manifest's exact payload, and a signature over it. Puts what is there once more, unharmed."""
+        """For stock tools: the manifest's exact payload, and a signature over it by the first key of a kind they know.
+
+        Puts what is there once more, unharmed.
+        """
         self._put("manifest.json", payload)
-        self._put("manifest.json.sig", sshsig(self._key, namespace("manifest"), payload))
+        stock = next((key for key in self._keys if key.signer.algorithm.stock), None)
+        if stock:
+            self._put("manifest.json.sig", sshsig(stock, namespace("manifest"), payload))
 
     def released(self, method: str, result: str, time: str) -> None:
         """Event 0: what became of a release that could only come after the manifest."""
         digest = self._manifest_digest
         event = ReleaseEvent(self.vault, 0, digest, digest, time, method, result)
-        self._put(event_path(0), dsse.sign(event.statement(), [self._key]))
+        self._put(event_path(0), dsse.sign(event.statement(), self._keys))
 
     def _put(self, name: str, data: bytes) -> None:
         try:

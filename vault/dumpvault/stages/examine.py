@@ -16,7 +16,7 @@ from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
 from dumpvault.formats.sharing import component_count
-from dumpvault.formats.sshkey import verify_sshsig
+from dumpvault.formats.sshkey import Signer, verify_sshsig
 from dumpvault.model import Range, RegionRecord, commit_path, event_path, keybag_path, keys_path
 
 __all__ = ["Examiner", "describe_gaps", "gaps"]
@@ -32,6 +32,9 @@ class Examiner:
         self.header: Header
         self.header_digest = ""
         self.header_signers: tuple[str, ...] = ()
+        #: Each signature of each signed object that was read, by the object's name.
+        self.signatures: dict[str, tuple[dsse.Assessed, ...]] = {}
+        self.sidecar_signer: Signer | None = None
         self.commits: list[Commit] = []
         #: The key ids whose signatures counted, of each of ``commits``.
         self.commit_signers: list[tuple[str, ...]] = []
@@ -53,7 +56,7 @@ class Examiner:
         # Signed by somebody trusted before a word of it is read; then by somebody for this host, whom it pins itself.
         envelope.check("header", self.trust, self.moment)
         header = Header.read(envelope, self.vault)
-        self.header_signers = envelope.check("header", self.trust, self.moment, host=header.host, pinned=header.keyids)
+        self.header_signers = self._judge("header", envelope, header)
         self.header = header
         self.header_digest = self.tip = hashlib.sha256(data).hexdigest()
 
@@ -110,24 +113,37 @@ class Examiner:
                 "manifest.dsse.json: its totals are not those of the chain", "Do not trust what this vault claims."
             )
 
-    def check_sidecar(self, payload: bytes, signature: bytes) -> None:
-        """Step 4."""
+    @property
+    def has_sidecar(self) -> bool:
+        """Whether the vault must have ``manifest.json.sig``: a signer of its is of a kind that OpenSSH knows."""
+        return any(signer.algorithm.stock for signer in self.header.signers)
+
+    def check_sidecar(self, payload: bytes, signature: bytes) -> str:
+        """Step 4. ``signature`` is looked at only if the vault has one. Returns what a stock tool cannot tell, if anything."""
         if payload != self.manifest_payload:
             raise Forged(
                 "manifest.json is not the payload of manifest.dsse.json",
                 "Stock tools would be shown another manifest. Restore it from a copy; the vault itself opens without it.",
             )
+        if not self.has_sidecar:
+            return "no signer is of a kind that ssh-keygen can check, so there is no manifest.json.sig"
         try:
             signer = verify_sshsig(signature, namespace("manifest"), payload)
         except ValueError as error:
             raise Forged(
                 f"manifest.json.sig: {error}", "Restore it from a copy; the vault itself opens without it."
             ) from None
-        if signer.keyid not in self.manifest_signers:
+        signed = {one.keyid for one in self.signatures["manifest.dsse.json"]}
+        if signer.keyid not in signed & self.header.keyids:
             raise Forged(
                 f"manifest.json.sig: made by {self.trust.principal(signer.keyid)}, who did not sign the manifest",
                 "Restore it from a copy; the vault itself opens without it.",
             )
+        if signer.keyid not in self.manifest_signers:
+            who = self.trust.principal(signer.keyid)
+            return f"made by {who}, a signer of this vault whose signature does not count here"
+        self.sidecar_signer = signer
+        return ""
 
     def check_keybag(self, attempt: int, data: bytes) -> Keybag:
         """Step 5, for one attempt."""
@@ -190,8 +206,12 @@ class Examiner:
                     yield commit.attempt, record
 
     def _check(self, statement: str, envelope: dsse.Envelope) -> tuple[str, ...]:
-        header = self.header
-        return envelope.check(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+        return self._judge(statement, envelope, self.header)
+
+    def _judge(self, statement: str, envelope: dsse.Envelope, header: Header) -> tuple[str, ...]:
+        assessed = envelope.assess(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+        self.signatures[envelope.name] = assessed
+        return envelope.good(assessed)
 
     def _check_shares(self, name: str, body: Takeover) -> None:
         """Commitments stand there exactly under dual control, one for each component."""
