@@ -13,7 +13,7 @@ from dumpvault.errors import Forged
 from dumpvault.formats.commit import Adopt, Body, Commit, Ended, Outcome, Regions, Release, Takeover
 from dumpvault.formats.dsse import Envelope, Statement
 from dumpvault.formats.elf import Load
-from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.event import Event, KeysObject, Released, Run, Shred
 from dumpvault.formats.header import ElfFacts, Header, Listed, PolicyText, Source
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
 from dumpvault.model import Range, RegionRecord
@@ -39,7 +39,9 @@ MANIFEST = Manifest(
     VAULT, TIME, 5, A, Totals(1 << 40, 9, 1 << 39, 4096), "elf", False,
     (AttemptTotals(1, None, 4, 5), AttemptTotals(2, "boot", 5, 6)),
 )  # fmt: skip
-EVENT = ReleaseEvent(VAULT, 2, A, B, TIME, "fadump", "released")
+EVENT = Event(VAULT, 2, A, B, TIME, Released("fadump", "released"))
+SHRED = Event(VAULT, 2, A, B, TIME, Shred("asked to", (Run(1, 0, 3),), (KeysObject(1, 1, A), KeysObject(1, 2, None))))
+ALL = Event(VAULT, 2, A, B, TIME, Shred("asked to", None, ()))
 
 
 def commit(body: Body) -> Commit:
@@ -58,11 +60,14 @@ def read_commit(statement: Statement) -> Commit:
 STATEMENTS: dict[str, tuple[Statement, Callable[[Statement], Any], Any]] = {
     "header": (HEADER.statement(), lambda s: Header.read(envelope(s), VAULT), HEADER),
     "manifest": (MANIFEST.statement(), lambda s: Manifest.read(envelope(s), VAULT), MANIFEST),
-    "event": (EVENT.statement(), lambda s: ReleaseEvent.read(envelope(s), VAULT, 2, A, B), EVENT),
+    "event": (EVENT.statement(), lambda s: Event.read(envelope(s), "release", VAULT, 2, A, B), EVENT),
+    "shred": (SHRED.statement(), lambda s: Event.read(envelope(s), "shred", VAULT, 2, A, B), SHRED),
+    "shred-all": (ALL.statement(), lambda s: Event.read(envelope(s), "shred", VAULT, 2, A, B), ALL),
 } | {f"commit-{body.kind}": (commit(body).statement(), read_commit, commit(body)) for body in BODIES}
 
 # Where null may stand, by the spec's tables.
-NULLABLE = {("boot_id",), ("source", "size"), ("source", "mtime"), ("source", "identity"), ("body", "boot_id"),
+NULLABLE = {("body", "regions"), ("body", "keys", 0, "sha256"), ("body", "keys", 1, "sha256"),
+            ("boot_id",), ("source", "size"), ("source", "mtime"), ("source", "identity"), ("body", "boot_id"),
             ("attempts", 0, "boot_id"), ("attempts", 1, "boot_id")}  # fmt: skip
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "body_path",
     "commit_path",
     "event_path",
+    "generation_path",
     "is_vault_id",
     "keybag_path",
     "keys_path",
@@ -173,3 +174,8 @@ def commit_path(number: int) -> str:
 
 def event_path(number: int) -> str:
     return f"events/{number}.dsse.json"
+
+
+def generation_path(name: str, event: int, sha256: str) -> str:
+    """The name of what replaces the key object ``name`` from event number ``event`` on; ``sha256`` is its own digest."""
+    return f"{name.removesuffix('.json')}.{event}-{sha256[:16]}.json"

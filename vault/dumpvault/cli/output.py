@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from dumpvault.errors import VaultError
+from dumpvault.errors import BadInput, PolicyRefused, Usage, VaultError
 
 __all__ = [
     "bar",
+    "confirm",
     "epilog",
     "json_option",
+    "new_file",
     "print_json",
     "print_json_error",
     "printable",
@@ -123,3 +126,35 @@ def bar(what: str) -> Iterator[Progress]:
     finally:
         if shown:
             click.echo("\r\x1b[K", nl=False, err=True)
+
+
+def new_file(path: str | None) -> Callable[[str, bytes], str]:
+    """A function that writes a new file, at ``path`` or else under the name given to it, and returns where.
+
+    A ``path`` that is taken is refused before anything is done.
+    """
+
+    def refuse(name: str, why: str) -> NoReturn:
+        raise BadInput(f"{name}: {why}", "Nothing is overwritten. Name another file with -o.")
+
+    if path and os.path.lexists(path):
+        refuse(path, "exists and is kept")
+
+    def write(name: str, data: bytes) -> str:
+        where = path or name
+        try:
+            with open(where, "xb") as file:
+                file.write(data)
+        except OSError as error:
+            refuse(where, error.strerror or "cannot be written")
+        return where
+
+    return write
+
+
+def confirm(question: str, what: str, does: str) -> None:
+    """Ask on the terminal before what nothing takes back. Raises ``Usage`` where there is none, and ``PolicyRefused``."""
+    if not sys.stdin.isatty():
+        raise Usage(f"{what} asks on a terminal, and there is none", f"Nothing was done. --yes {does}.")
+    if not click.confirm(question, err=True):
+        raise PolicyRefused(f"{what}: not confirmed", "Nothing was done.")

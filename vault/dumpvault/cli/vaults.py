@@ -10,6 +10,7 @@ from dumpvault.cli import output
 from dumpvault.cli.site import load_site, load_trust, store_option
 from dumpvault.flows.listing import claims, find_vault
 from dumpvault.flows.verify import Report, verify
+from dumpvault.formats.event import Released
 
 __all__ = ["info_command", "list_command"]
 
@@ -102,7 +103,10 @@ def _facts(report: Report) -> dict[str, Any]:
         "release_authorised_bytes": released["authorised"],
         "release_failed_bytes": released["failed"],
         "release_unknown_bytes": released["unknown"],
-        "release_at_end": [f"{event.method}: {event.result}" for event in examiner.events],
+        "release_at_end": [
+            f"{event.body.method}: {event.body.result}" for event in examiner.events if isinstance(event.body, Released)
+        ],
+        "shredded": examiner.shreds(),
         "regions": totals.regions,
         "commits": len(examiner.commits),
         "attempts": len(examiner.attempts),

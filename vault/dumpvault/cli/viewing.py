@@ -66,7 +66,7 @@ def viewed(
     request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead)
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
-        for finding in view.report.findings:
+        for finding in [*view.report.findings, *filter(None, [view.report.closed])]:
             output.say(f"note: {finding.message}")
         yield view
     finally:

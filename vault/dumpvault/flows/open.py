@@ -69,7 +69,8 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     else:
         with _output_file(request, size) as fd:
             opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
-    return Opened(report, size, opening.done, examiner.totals.unreadable, report.findings + opening.problems)
+    missing = report.findings + ([report.closed] if report.closed else [])
+    return Opened(report, size, opening.done, examiner.totals.unreadable, missing + opening.problems)
 
 
 class _Opening:

@@ -9,10 +9,10 @@ from dumpvault.errors import Forged, Incomplete
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.commit import Commit, Regions
+from dumpvault.formats.commit import Commit
 from dumpvault.formats.keybag import WrappedKeys
 from dumpvault.formats.private_key import LockedKey, PrivateKey
-from dumpvault.model import RegionRecord, Store, body_path, keys_path, vault_prefix
+from dumpvault.model import RegionRecord, Store, body_path, vault_prefix
 from dumpvault.stages.unlock import choose_key, unlock_attempt, unwrap_key
 
 __all__ = ["KeyedRegion", "Unlock", "Unlocked", "unlock_vault"]
@@ -84,12 +84,12 @@ def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[Ke
     examiner = report.examiner
     keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
     for commit in examiner.commits:
-        if not isinstance(commit.body, Regions) or not commit.body.regions or commit.attempt not in keks:
+        if commit.number not in examiner.current.keys or commit.attempt not in keks:
             continue
         keys = _wrapped(store, report, commit)
         if keys is None:
             continue
-        for record, (_, wrapped) in zip(commit.body.regions, keys.keys, strict=True):
+        for record, (_, wrapped) in zip(examiner.current.regions(commit), keys.keys, strict=True):
             region = KeyedRegion(report.vault, commit.attempt, record, wrapped, keks[commit.attempt])
             if store.size(region.path) is not None:
                 yield region
@@ -97,7 +97,7 @@ def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[Ke
 
 def _wrapped(store: Store, report: Report, commit: Commit) -> WrappedKeys | None:
     """None where they are missing or not good, which verification has found and the caller has let pass."""
-    name = f"{vault_prefix(report.vault)}/{keys_path(commit.attempt, commit.number)}"
+    name = f"{vault_prefix(report.vault)}/{report.examiner.current.keys[commit.number].name}"
     try:
         return report.examiner.check_keys(commit, store.get(name))
     except (Forged, Incomplete):

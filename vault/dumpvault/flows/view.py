@@ -57,7 +57,7 @@ class View:
         self.report = report
         self.reader = reader
         self.source = VirtualFile(reader.size, reader.read)
-        self.missing = next((f for f in report.findings if isinstance(f, Incomplete)), None)
+        self.missing = next((f for f in report.findings if isinstance(f, Incomplete)), report.closed)
 
     @cached_property
     def dump(self) -> VirtualFile:

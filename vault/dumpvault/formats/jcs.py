@@ -203,6 +203,9 @@ class Fields:
         items = self.array(field, longest, shortest)
         return [Fields(item, f"{self.name}: {field}[{i}]") for i, item in enumerate(items)]
 
+    def objects_or_null(self, field: str, longest: int, shortest: int = 0) -> list[Fields] | None:
+        return None if self._is_null(field) else self.objects(field, longest, shortest)
+
     def done(self) -> None:
         """Refuse fields that nobody asked for."""
         if self._left:

@@ -11,12 +11,14 @@ from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners, namespace
 from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
 from dumpvault.formats.commit import Adopt, Commit, Ended, Regions, Takeover
-from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.current import Current
+from dumpvault.formats.event import LIMIT as EVENT_LIMIT
+from dumpvault.formats.event import OFFICER, Event, Shred, kind_of
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
 from dumpvault.formats.sshkey import verify_sshsig
-from dumpvault.model import Range, RegionRecord, commit_path, event_path, keybag_path, keys_path
+from dumpvault.model import Range, RegionRecord, commit_path, event_path
 
 __all__ = ["Examiner", "describe_gaps", "gaps"]
 
@@ -39,8 +41,11 @@ class Examiner:
         self.manifest_payload = b""
         self.manifest_digest = ""
         self.manifest_signers: tuple[str, ...] = ()
-        self.events: list[ReleaseEvent] = []
-        self._event_tip = ""
+        self.events: list[Event] = []
+        #: For each event its digest and the keys that signed it.
+        self.event_digests: list[str] = []
+        self.event_signers: list[tuple[str, ...]] = []
+        self.current = Current(())
         self._seen: set[tuple[int, int]] = set()
 
     def read_header(self, data: bytes) -> None:
@@ -88,7 +93,7 @@ class Examiner:
         self.manifest_signers = self._check("manifest", envelope)
         self.manifest = Manifest.read(envelope, self.vault)
         self.manifest_payload = envelope.payload
-        self.manifest_digest = self._event_tip = hashlib.sha256(data).hexdigest()
+        self.manifest_digest = hashlib.sha256(data).hexdigest()
 
     def check_manifest(self) -> None:
         """Step 3, second half: the manifest against the chain that ends at its head."""
@@ -123,11 +128,36 @@ class Examiner:
                 "Restore it from a copy; the vault itself opens without it.",
             )
 
+    def end_of_chain(self) -> None:
+        """Between steps 2 and 8: the commits are all read, so that events can say what became of their keys."""
+        self.current = Current(self.commits)
+
+    @property
+    def event_tip(self) -> str:
+        """What the next event must bind as the one before."""
+        return self.event_digests[-1] if self.events else self.manifest_digest
+
+    def read_event(self, data: bytes) -> None:
+        """Step 8, for the next event. Which role it needs is read from it before that is checked, and believed after it."""
+        number = len(self.events)
+        name = event_path(number)
+        envelope = dsse.parse(data, name, EVENT_LIMIT)
+        kind = kind_of(envelope)
+        pinned = None if kind in OFFICER else self.header.keyids
+        signers = envelope.check(kind, self.trust, self.moment, host=self.header.host, pinned=pinned)
+        event = Event.read(envelope, kind, self.vault, number, self.event_tip, self.manifest_digest)
+        try:
+            self.current.apply(event)
+        except ValueError as error:
+            raise _against_rules(name, str(error)) from None
+        self.events.append(event)
+        self.event_digests.append(hashlib.sha256(data).hexdigest())
+        self.event_signers.append(signers)
+
     def check_keybag(self, attempt: int, data: bytes) -> Keybag:
-        """Step 5, for one attempt."""
-        name = keybag_path(attempt)
-        takeover, _ = self.attempts[attempt]
-        if hashlib.sha256(data).hexdigest() != takeover.keybag:
+        """Step 5, for one attempt that has regions with keys left."""
+        name, digest = (held := self.current.keybags[attempt]).name, held.sha256
+        if hashlib.sha256(data).hexdigest() != digest:
             raise Forged(
                 f"{name}: not the keybag that attempt {attempt} was signed with",
                 "It was exchanged or damaged. Restore it from a copy; nothing opens without it.",
@@ -139,21 +169,28 @@ class Examiner:
         return bag
 
     def check_keys(self, commit: Commit, data: bytes) -> WrappedKeys:
-        """Step 5, for one ``regions`` commit."""
-        assert isinstance(commit.body, Regions)
-        name = keys_path(commit.attempt, commit.number)
-        keys = WrappedKeys.read(data, self.vault, commit.attempt, commit.number, name)
-        keys.check([(r.index, r.key) for r in commit.body.regions], name)
+        """Step 5, for one ``regions`` commit of which some region has a key left."""
+        held, left = self.current.keys[commit.number], self.current.regions(commit)
+        if held.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            raise Forged(
+                f"{held.name}: not the key object that event {held.name.split('.')[-2].split('-')[0]} names",
+                "It was exchanged or damaged. Restore it from a copy.",
+            )
+        keys = WrappedKeys.read(data, self.vault, commit.attempt, commit.number, held.name)
+        keys.check([(r.index, r.key) for r in left], held.name)
         return keys
 
-    def read_event(self, data: bytes) -> None:
-        """Step 8, for the next event."""
-        number = len(self.events)
-        envelope = dsse.parse(data, event_path(number))
-        self._check("release", envelope)
-        event = ReleaseEvent.read(envelope, self.vault, number, self._event_tip, self.manifest_digest)
-        self.events.append(event)
-        self._event_tip = hashlib.sha256(data).hexdigest()
+    def shreds(self) -> list[str]:
+        """For people: what events destroyed, by whom and why."""
+        told = []
+        for event, signers in zip(self.events, self.event_signers, strict=True):
+            if isinstance(event.body, Shred):
+                count = sum(number == event.number for number in self.current.shredded.values())
+                who = ", ".join(map(self.trust.principal, signers))
+                told.append(
+                    f"event {event.number}: {count} regions shredded by {who}, {event.time}: {event.body.reason}"
+                )
+        return told
 
     def release_bytes(self) -> dict[str, int]:
         """Bytes of memory that commits authorised to be handed back, in all and by outcome (untold ones are unknown)."""
