@@ -78,8 +78,8 @@ def test_some_regions(case: Case) -> None:
     assert ran.code == 0, ran.err
     told = case.verify()
     assert (told["verdict"], told["exit_code"], told["shredded_regions"]) == ("intact", 0, 2)
-    assert "customer data" in told["shredded"][0]
-    assert "officer" in told["shredded"][0]
+    assert "customer data" in told["changes"][0]
+    assert "officer" in told["changes"][0]
     assert told["superseded"] == told["foreign"] == []
     assert case.objects("regions", "commits") == before
     assert case.opened() == (3, b"")
@@ -113,7 +113,7 @@ def test_region_by_region_and_then_all(case: Case) -> None:
     assert shred(case, *WHOLE)[0].code == 0
     assert case.objects("keys", "keybag") == set()
     told = case.verify()
-    assert (told["verdict"], len(told["shredded"])) == ("intact", 3)
+    assert (told["verdict"], len(told["changes"])) == ("intact", 3)
     ran, path = shred(case, *WHOLE)
     assert (ran.code, len(case.objects("events"))) == (0, 3)
     assert "already" in ran.err

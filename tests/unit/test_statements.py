@@ -13,7 +13,7 @@ from dumpvault.errors import Forged
 from dumpvault.formats.commit import Adopt, Body, Commit, Ended, Outcome, Regions, Release, Takeover
 from dumpvault.formats.dsse import Envelope, Statement
 from dumpvault.formats.elf import Load
-from dumpvault.formats.event import Event, KeysObject, Released, Run, Shred
+from dumpvault.formats.event import Event, KeysObject, Released, Rewrap, Run, Shred
 from dumpvault.formats.header import ElfFacts, Header, Listed, PolicyText, Source
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
 from dumpvault.model import Range, RegionRecord
@@ -41,6 +41,14 @@ MANIFEST = Manifest(
 )  # fmt: skip
 EVENT = Event(VAULT, 2, A, B, TIME, Released("fadump", "released"))
 SHRED = Event(VAULT, 2, A, B, TIME, Shred("asked to", (Run(1, 0, 3),), (KeysObject(1, 1, A), KeysObject(1, 2, None))))
+REWRAP = Event(
+    VAULT,
+    2,
+    A,
+    B,
+    TIME,
+    Rewrap((Listed("ops", "xwing", A), Listed("lab", "p384", B)), ((1, A),), (KeysObject(1, 1, B),)),
+)
 ALL = Event(VAULT, 2, A, B, TIME, Shred("asked to", None, ()))
 
 
@@ -62,6 +70,7 @@ STATEMENTS: dict[str, tuple[Statement, Callable[[Statement], Any], Any]] = {
     "manifest": (MANIFEST.statement(), lambda s: Manifest.read(envelope(s), VAULT), MANIFEST),
     "event": (EVENT.statement(), lambda s: Event.read(envelope(s), "release", VAULT, 2, A, B), EVENT),
     "shred": (SHRED.statement(), lambda s: Event.read(envelope(s), "shred", VAULT, 2, A, B), SHRED),
+    "rewrap": (REWRAP.statement(), lambda s: Event.read(envelope(s), "rewrap", VAULT, 2, A, B), REWRAP),
     "shred-all": (ALL.statement(), lambda s: Event.read(envelope(s), "shred", VAULT, 2, A, B), ALL),
 } | {f"commit-{body.kind}": (commit(body).statement(), read_commit, commit(body)) for body in BODIES}
 

@@ -31,6 +31,7 @@ _COMMANDS = {
     "drgn": ("drgn", "A drgn session or script on a vault: no file, no mount."),
     "crash": ("crash", "Run crash on a vault, mounted privately meanwhile."),
     "dmesg": ("dmesg", "Print the kernel log, opening only what holds it."),
+    "rewrap": ("rewrap", "Change who can open a vault, without touching what is sealed."),
     "shred": ("shred", "Destroy keys by a signed order, and certify it."),
     "integrate": ("integrate", "Seal dumps where the system takes them."),
     "doctor": ("doctor", "Say before any crash whether a capture would work."),

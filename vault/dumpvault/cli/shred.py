@@ -22,7 +22,7 @@ __all__ = ["shred_command"]
     epilog=output.epilog(
         "dumpvault shred 3f9c --reason 'retention ended' --yes",
         "dumpvault shred 3f9c --regions 0-3,17 --reason 'customer data' --signer officer --yes -o certificate.json",
-        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+        codes=(0, 1, 2, 3, 10, 11, 12, 13, 130),
     ),
 )
 @click.argument("vault", metavar="ID")

@@ -106,14 +106,14 @@ def _facts(report: Report) -> dict[str, Any]:
         "release_at_end": [
             f"{event.body.method}: {event.body.result}" for event in examiner.events if isinstance(event.body, Released)
         ],
-        "shredded": examiner.shreds(),
+        "changes": examiner.changes(),
         "regions": totals.regions,
         "commits": len(examiner.commits),
         "attempts": len(examiner.attempts),
         "end": manifest.end if manifest else None,
         "truncated": manifest.truncated if manifest else None,
         "policy": header.policy.name,
-        "recipients": [f"{r.name} ({r.suite})" for r in header.recipients],
+        "recipients": [f"{r.name} ({r.suite})" for r in examiner.header_now.recipients],
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
         "findings": [finding.message for finding in report.findings],
     }

@@ -94,8 +94,8 @@ def _print(report: Report) -> None:
 
 def _print_events(report: Report) -> None:
     """What officers did to the keys, and what of it is not finished."""
-    for shredded in report.examiner.shreds():
-        click.echo(f"     {output.printable(shredded)}")
+    for change in report.examiner.changes():
+        click.echo(f"     {output.printable(change)}")
     for name in report.superseded[:20]:
         click.echo(f"     out of use: {output.printable(name)}")
     if report.superseded:
@@ -119,7 +119,7 @@ def _print_json(report: Report) -> None:
             "foreign": report.foreign,
             "regions": examiner.totals.regions,
             "release_bytes": examiner.release_bytes(),
-            "shredded": examiner.shreds(),
+            "changes": examiner.changes(),
             "shredded_regions": len(examiner.current.shredded),
             "sealed_bytes": examiner.totals.sealed,
             "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],

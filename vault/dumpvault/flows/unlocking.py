@@ -74,7 +74,7 @@ def unlock_vault(
     """
     report = verify(store, vault, trust, bodies=False)
     accept(report)
-    chosen = choose_key(report.examiner.header, keys)
+    chosen = choose_key(report.examiner.header_now, keys)
     key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
     regions = sorted(_keyed_regions(store, report, key), key=lambda region: region.record.offset)
     return Unlocked(report, regions)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dumpvault.formats.commit import Commit, Regions, Takeover
-from dumpvault.formats.event import Event, KeysObject, Shred
+from dumpvault.formats.event import Event, KeysObject, Rewrap, Shred
+from dumpvault.formats.header import Listed
 from dumpvault.model import RegionRecord, generation_path, keybag_path, keys_path
 
 __all__ = ["Current", "KeyObject", "holders"]
@@ -14,10 +15,14 @@ __all__ = ["Current", "KeyObject", "holders"]
 
 @dataclass(frozen=True, slots=True)
 class KeyObject:
-    """``sha256`` is the digest that an event or a takeover gives; None for the first keys object of a commit."""
+    """``sha256`` is the digest that an event or a takeover gives; None for the first keys object of a commit.
+
+    ``rewrapped`` says that its wrapped keys are not those that the commit signed, but under a newer vault key.
+    """
 
     name: str
     sha256: str | None
+    rewrapped: bool = False
 
 
 class Current:
@@ -34,6 +39,8 @@ class Current:
         self.keys: dict[int, KeyObject] = {
             n: KeyObject(keys_path(c.attempt, n), None) for n, c in self._commits.items()
         }
+        #: Who can open, by the last rewrap; None: whom the header names.
+        self.recipients: tuple[Listed, ...] | None = None
         #: By (attempt, index) the number of the event that destroyed the key.
         self.shredded: dict[tuple[int, int], int] = {}
         #: By name, the event that a key object no longer counts from.
@@ -48,10 +55,35 @@ class Current:
         """Every committed region, shredded or not."""
         return (region for commit in self._commits.values() for region in holders(commit))
 
-    def apply(self, event: Event) -> None:
-        """Take an event into account. Raises ``ValueError`` where it does not fit the chain and the events before."""
+    def apply(self, event: Event, listed: Sequence[Listed]) -> None:
+        """Take an event into account. Raises ``ValueError`` where it does not fit the chain and the events before.
+
+        ``listed`` are the header's recipients.
+        """
         if isinstance(event.body, Shred):
             self._shred(event.number, event.body)
+        elif isinstance(event.body, Rewrap):
+            self._rewrap(event.number, event.body, listed)
+
+    def _rewrap(self, number: int, body: Rewrap, listed: Sequence[Listed]) -> None:
+        before = {r.digest for r in self.recipients or listed}
+        after = {r.digest for r in body.recipients}
+        if len(after) != len(body.recipients):
+            raise ValueError("names a recipient twice")
+        if [attempt for attempt, _ in body.keybags] != list(self.keybags):
+            raise ValueError("does not list the keybag of each attempt that has keys left")
+        if before - after and self.keys and not body.keys:
+            raise ValueError("removes a recipient and leaves the vault keys as they are")
+        expected = [(self._commits[n].attempt, n, True) for n in self.keys] if body.keys else []
+        if [(k.attempt, k.commit, k.sha256 is not None) for k in body.keys] != expected:
+            raise ValueError("does not list the keys object of each commit that has keys left")
+        for attempt, sha256 in body.keybags:
+            self._drop(self.keybags, attempt, number)
+            self.keybags[attempt] = KeyObject(generation_path(keybag_path(attempt), number, sha256), sha256)
+        for key in body.keys:
+            self._replace(key, number, rewrapped=True)
+        self.keybags, self.keys = dict(sorted(self.keybags.items())), dict(sorted(self.keys.items()))
+        self.recipients = body.recipients
 
     def _shred(self, number: int, body: Shred) -> None:
         known = set(self.all_regions())
@@ -77,17 +109,19 @@ class Current:
             raise ValueError("does not list the key objects of the commits that it touches")
         for key in body.keys:
             self._replace(key, number)
+        self.keys = dict(sorted(self.keys.items()))
 
-    def _replace(self, key: KeysObject, number: int) -> None:
-        self._drop(self.keys, key.commit, number)
+    def _replace(self, key: KeysObject, number: int, *, rewrapped: bool = False) -> None:
+        rewrapped = self._drop(self.keys, key.commit, number) or rewrapped
         if key.sha256 is not None:
             name = generation_path(keys_path(key.attempt, key.commit), number, key.sha256)
-            self.keys[key.commit] = KeyObject(name, key.sha256)
+            self.keys[key.commit] = KeyObject(name, key.sha256, rewrapped)
 
-    def _drop(self, held: dict[int, KeyObject], n: int, number: int) -> None:
-        old = held.pop(n, None)
-        if old:
-            self.superseded[old.name] = number
+    def _drop(self, held: dict[int, KeyObject], n: int, number: int) -> bool:
+        """Put an object out of use; whether it was rewrapped."""
+        old = held.pop(n)
+        self.superseded[old.name] = number
+        return old.rewrapped
 
 
 def holders(commit: Commit) -> set[tuple[int, int]]:

@@ -8,9 +8,12 @@ from typing import Any
 
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
+from dumpvault.formats.header import Listed
+from dumpvault.formats.kem import SUITES
+from dumpvault.formats.recipient import NAME
 from dumpvault.model import FORMAT, event_path
 
-__all__ = ["LIMIT", "OFFICER", "Body", "Event", "KeysObject", "Released", "Run", "Shred", "kind_of", "runs"]
+__all__ = ["LIMIT", "OFFICER", "Body", "Event", "KeysObject", "Released", "Rewrap", "Run", "Shred", "kind_of", "runs"]
 
 #: Bytes of an event object: one that replaces the keys of every commit of a large vault is long.
 LIMIT = 8 << 20
@@ -116,8 +119,38 @@ class Shred:
         return (region for region in regions if chosen is None or region in chosen)
 
 
-Body = Released | Shred
-_BODIES: dict[str, type[Released] | type[Shred]] = {body.kind: body for body in (Released, Shred)}
+@dataclass(frozen=True, slots=True)
+class Rewrap:
+    """Who can open from now on: by attempt the digest of the new keybag; ``keys`` is empty where the vault keys stay."""
+
+    recipients: tuple[Listed, ...]
+    keybags: tuple[tuple[int, str], ...]
+    keys: tuple[KeysObject, ...]
+    kind = "rewrap"
+
+    def encode(self) -> dict[str, Any]:
+        return {
+            "keybags": [{"attempt": attempt, "sha256": sha256} for attempt, sha256 in self.keybags],
+            "keys": [key.encode() for key in self.keys],
+            "recipients": [{"name": r.name, "sha256": r.digest, "suite": r.suite} for r in self.recipients],
+        }
+
+    @classmethod
+    def read(cls, fields: jcs.Fields) -> Rewrap:
+        recipients = []
+        for entry in fields.objects("recipients", 128, 1):
+            suite = entry.text("suite", "|".join(SUITES))
+            recipients.append(Listed(entry.text("name", NAME.pattern), suite, entry.digest("sha256")))
+            entry.done()
+        keybags = []
+        for entry in fields.objects("keybags", _MANY, 1):
+            keybags.append((entry.number("attempt"), entry.digest("sha256")))
+            entry.done()
+        return cls(tuple(recipients), tuple(keybags), tuple(map(KeysObject.read, fields.objects("keys", _MANY))))
+
+
+Body = Released | Shred | Rewrap
+_BODIES: dict[str, type[Released] | type[Shred] | type[Rewrap]] = {b.kind: b for b in (Released, Shred, Rewrap)}
 
 
 def expand(chosen: Iterable[Run]) -> Collection[tuple[int, int]]:

@@ -73,6 +73,11 @@ class Keybag:
         ]
         return cls(vault, attempt, tuple(sorted(entries, key=lambda e: e.recipient)))
 
+    def with_recipient(self, vk: bytes, recipient: Recipient, header: str) -> Keybag:
+        """The same, sealed to one more; ``vk`` is what the others have."""
+        (one,) = self.seal(vk, [recipient], self.vault, self.attempt, header).entries
+        return Keybag(self.vault, self.attempt, tuple(sorted([*self.entries, one], key=lambda e: e.recipient)))
+
     def open(self, recipient: str, private: bytes, header: str, name: str) -> bytes:
         """VK, by the private key whose recipient digest is ``recipient``; raises ``KeyError`` or ``Forged``."""
         entry = next((e for e in self.entries if e.recipient == recipient), None)

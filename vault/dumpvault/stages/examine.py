@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from dumpvault.errors import Forged, Incomplete
@@ -13,7 +14,7 @@ from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
 from dumpvault.formats.commit import Adopt, Commit, Ended, Regions, Takeover
 from dumpvault.formats.current import Current
 from dumpvault.formats.event import LIMIT as EVENT_LIMIT
-from dumpvault.formats.event import OFFICER, Event, Shred, kind_of
+from dumpvault.formats.event import OFFICER, Event, Rewrap, Shred, kind_of
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
@@ -133,6 +134,13 @@ class Examiner:
         self.current = Current(self.commits)
 
     @property
+    def header_now(self) -> Header:
+        """The header with the recipients that the last rewrap names."""
+        return (
+            self.header if self.current.recipients is None else replace(self.header, recipients=self.current.recipients)
+        )
+
+    @property
     def event_tip(self) -> str:
         """What the next event must bind as the one before."""
         return self.event_digests[-1] if self.events else self.manifest_digest
@@ -147,7 +155,7 @@ class Examiner:
         signers = envelope.check(kind, self.trust, self.moment, host=self.header.host, pinned=pinned)
         event = Event.read(envelope, kind, self.vault, number, self.event_tip, self.manifest_digest)
         try:
-            self.current.apply(event)
+            self.current.apply(event, self.header.recipients)
         except ValueError as error:
             raise _against_rules(name, str(error)) from None
         self.events.append(event)
@@ -163,9 +171,11 @@ class Examiner:
                 "It was exchanged or damaged. Restore it from a copy; nothing opens without it.",
             )
         bag = Keybag.read(data, self.vault, attempt, name)
-        listed = sorted((r.digest, r.suite) for r in self.header.recipients)
+        listed = sorted((r.digest, r.suite) for r in self.header_now.recipients)
         if [(e.recipient, e.suite) for e in bag.entries] != listed:
-            raise _against_rules(name, "is not sealed to exactly the recipients that the header names")
+            raise _against_rules(
+                name, "is not sealed to exactly the recipients that the header, or the last rewrap, names"
+            )
         return bag
 
     def check_keys(self, commit: Commit, data: bytes) -> WrappedKeys:
@@ -177,19 +187,30 @@ class Examiner:
                 "It was exchanged or damaged. Restore it from a copy.",
             )
         keys = WrappedKeys.read(data, self.vault, commit.attempt, commit.number, held.name)
-        keys.check([(r.index, r.key) for r in left], held.name)
+        if held.rewrapped:
+            # What each opens is shown by the body's commitment alone; that these are the keys, by the event's digest.
+            if [index for index, _ in keys.keys] != [r.index for r in left]:
+                raise _against_rules(held.name, "does not name the regions of its commit that have keys left")
+        else:
+            keys.check([(r.index, r.key) for r in left], held.name)
         return keys
 
-    def shreds(self) -> list[str]:
-        """For people: what events destroyed, by whom and why."""
+    def changes(self) -> list[str]:
+        """For people: what officers did to the keys, who and why."""
         told = []
         for event, signers in zip(self.events, self.event_signers, strict=True):
-            if isinstance(event.body, Shred):
+            body = event.body
+            if isinstance(body, Shred):
                 count = sum(number == event.number for number in self.current.shredded.values())
-                who = ", ".join(map(self.trust.principal, signers))
-                told.append(
-                    f"event {event.number}: {count} regions shredded by {who}, {event.time}: {event.body.reason}"
-                )
+                what, why = f"{count} regions shredded", f": {body.reason}"
+            elif isinstance(body, Rewrap):
+                what = f"sealed to {', '.join(r.name for r in body.recipients)}"
+                why = ", with new vault keys" if body.keys else ""
+            else:
+                continue
+            told.append(
+                f"event {event.number}: {what} by {', '.join(map(self.trust.principal, signers))}, {event.time}{why}"
+            )
         return told
 
     def release_bytes(self) -> dict[str, int]:
