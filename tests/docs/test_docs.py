@@ -67,8 +67,9 @@ def test_disclosure_pasted(tmp_path: Path) -> None:
     home = make_home(tmp_path / "site")
     seal(home, write_core(tmp_path / "vmcore", 700), "--region-size", "512K")
     text = (ROOT / "docs/how-to/disclosure.md").read_text()
-    lines = "".join(blocks(text, "sh")).replace("keys new signer officer", "keys new signer officer --unprotected")
-    lines = lines.replace("keys new recipient bob", "keys new recipient bob --unprotected")
+    lines = "".join(blocks(text, "sh")).replace("DIR", str(home.path / "keys"))
+    for new in ("signer officer", "recipient vendor", "recipient bob"):
+        lines = lines.replace(f"keys new {new}", f"keys new {new} --unprotected")
     check = re.search(r"^    (ssh-keygen .*)$", text, re.MULTILINE)
     assert check
     lines += check[1].replace("DIR", str(home.path / "keys"))

@@ -53,13 +53,17 @@ class Case:
         return Case(home, home.vaults / self.vault.name, self.source)
 
 
-def make_case(path: Path) -> Case:
-    """Six regions in three commits; recipient ``analyst``, signers ``collector`` and ``officer``."""
+def make_case(path: Path, core: bytes | None = None) -> Case:
+    """Regions of ``core``, if it is given, in some commits; recipient ``analyst``, signers ``collector`` and ``officer``."""
     home = make_home(path / "site")
     assert home.call("keys", "new", "signer", "officer", "--role", "officer", "--unprotected").code == 0
     policy = (ROOT / "policies" / "baseline.toml").read_text()
     (path / "policy.toml").write_text(policy.replace("mib = 64\nseconds", "mib = 1\nseconds"))
-    source = write_core(path / "vmcore", 700)
+    source = path / "vmcore"
+    if core is None:
+        write_core(source, 700)
+    else:
+        source.write_bytes(core)
     vault = seal(home, source, "--region-size", "512K", "--policy", path / "policy.toml", "--jobs", "1")
     return Case(home, home.vaults / vault, source.read_bytes())
 

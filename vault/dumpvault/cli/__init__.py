@@ -31,6 +31,7 @@ _COMMANDS = {
     "drgn": ("drgn", "A drgn session or script on a vault: no file, no mount."),
     "crash": ("crash", "Run crash on a vault, mounted privately meanwhile."),
     "dmesg": ("dmesg", "Print the kernel log, opening only what holds it."),
+    "grant": ("grant", "Give somebody the keys of some regions, and nothing else."),
     "rewrap": ("rewrap", "Change who can open a vault, without touching what is sealed."),
     "shred": ("shred", "Destroy keys by a signed order, and certify it."),
     "integrate": ("integrate", "Seal dumps where the system takes them."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.grants import grant_option, load_grant
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.listing import find_vault
@@ -29,6 +30,7 @@ __all__ = ["open_command"]
     "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key to use. [default: any of the site's]"
 )
 @passphrase_option
+@grant_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @click.option("--partial", is_flag=True, help="Write what can be authenticated of an incomplete or damaged vault.")
@@ -40,6 +42,7 @@ def open_command(
     store: str | None,
     keys: tuple[str, ...],
     passphrase_file: str | None,
+    grant: str | None,
     allowed_signers: str | None,
     force: bool,
     partial: bool,
@@ -57,7 +60,9 @@ def open_command(
     trust = load_trust(site, allowed_signers)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
-    request = OpenRequest(find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs)
+    request = OpenRequest(
+        find_vault(place, vault), path, held, force=force, partial=partial, jobs=jobs, grant=load_grant(grant)
+    )
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
     short = shortfall(opened)

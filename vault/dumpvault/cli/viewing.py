@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.grants import grant_option, load_grant
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
@@ -20,7 +21,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def view_options(command: _Command) -> _Command:
-    """``--store``, ``--key``, ``--passphrase-file``, ``--allowed-signers``, ``--partial`` and ``--cache``."""
+    """``--store``, ``--key``, ``--passphrase-file``, ``--grant``, ``--allowed-signers``, ``--partial`` and ``--cache``."""
     for option in reversed(
         (
             store_option,
@@ -28,6 +29,7 @@ def view_options(command: _Command) -> _Command:
                 "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key to use. [default: any of the site's]"
             ),
             passphrase_option,
+            grant_option,
             click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]"),
             click.option("--partial", is_flag=True, help="Read a damaged vault as far as it is good."),
             click.option(
@@ -46,6 +48,7 @@ def viewed(
     store: str | None,
     keys: tuple[str, ...],
     passphrase_file: str | None,
+    grant: str | None,
     allowed_signers: str | None,
     partial: bool,
     cache: int,
@@ -63,7 +66,7 @@ def viewed(
     for name in keep_out_of_swap(shared=shared):
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
-    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead)
+    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, load_grant(grant))
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
         for finding in [*view.report.findings, *filter(None, [view.report.closed])]:

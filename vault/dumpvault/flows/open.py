@@ -15,6 +15,7 @@ from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFai
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
 from dumpvault.flows.verify import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Sink, Store
 from dumpvault.stages.unseal import unseal
@@ -27,7 +28,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order."""
+    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order, or that which ``grant`` is for."""
 
     vault: str
     output: str
@@ -35,6 +36,7 @@ class OpenRequest:
     force: bool = False
     partial: bool = False
     jobs: int | None = None
+    grant: Envelope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     if request.output != "-":
         _check_output(request)
     accept = lambda report: require_structure(report, partial=request.partial)  # noqa: E731
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.grant)
     report, regions = unlocked.report, unlocked.regions
     examiner = report.examiner
     size = examiner.totals.size

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dumpvault.errors import Forged, Incomplete
+from dumpvault.errors import Forged, Incomplete, NoKey
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
+from dumpvault.formats.dsse import Envelope
+from dumpvault.formats.event import expand
+from dumpvault.formats.grant import Grant
+from dumpvault.formats.kem import recipient_digest
 from dumpvault.formats.keybag import WrappedKeys
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import RegionRecord, Store, body_path, vault_prefix
@@ -23,13 +27,16 @@ Unlock = Callable[[LockedKey], PrivateKey]
 
 @dataclass(frozen=True, slots=True)
 class KeyedRegion:
-    """One region, and the wrapped key that its commit signed for it."""
+    """One region, and the wrapped key that its commit signed for it.
+
+    ``kek`` None: ``wrapped`` is the data key itself, out of a grant.
+    """
 
     vault: str
     attempt: int
     record: RegionRecord
     wrapped: bytes
-    kek: bytes
+    kek: bytes | None
 
     @property
     def name(self) -> str:
@@ -49,7 +56,7 @@ class KeyedRegion:
 
     def dek(self) -> bytes:
         """The data key. Raises ``Forged``."""
-        return unwrap_key(self.kek, self.wrapped, self.name)
+        return self.wrapped if self.kek is None else unwrap_key(self.kek, self.wrapped, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +74,23 @@ def unlock_vault(
     trust: AllowedSigners,
     unlock: Unlock,
     accept: Callable[[Report], None],
+    grant: Envelope | None = None,
 ) -> Unlocked:
-    """Verify all but the bodies, then unlock with the first of ``keys`` that is a recipient.
+    """Verify all but the bodies, then unlock with the first of ``keys`` that is a recipient, or that ``grant`` is for.
 
     ``accept`` raises what stands against going on; it is asked before any key is touched. Raises ``VaultError``.
     """
     report = verify(store, vault, trust, bodies=False)
+    if grant is not None and report.header_read:
+        given = _believed(report, grant)
+        closed = report.examiner.current.shredded
+        report.granted = sum(region not in closed for region in expand(given.regions))
+        accept(report)
+        return Unlocked(report, sorted(_granted_regions(store, report, grant.name, given, keys, unlock), key=_offset))
     accept(report)
     chosen = choose_key(report.examiner.header_now, keys)
     key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
-    regions = sorted(_keyed_regions(store, report, key), key=lambda region: region.record.offset)
+    regions = sorted(_keyed_regions(store, report, key), key=_offset)
     return Unlocked(report, regions)
 
 
@@ -93,6 +107,45 @@ def _keyed_regions(store: Store, report: Report, key: PrivateKey) -> Iterator[Ke
             region = KeyedRegion(report.vault, commit.attempt, record, wrapped, keks[commit.attempt])
             if store.size(region.path) is not None:
                 yield region
+
+
+def _offset(region: KeyedRegion) -> int:
+    return region.record.offset
+
+
+def _believed(report: Report, envelope: Envelope) -> Grant:
+    """A grant that an officer signed for this very vault. Raises ``Forged``."""
+    examiner = report.examiner
+    envelope.check("grant", examiner.trust, report.moment, host=examiner.header.host)
+    grant = Grant.read(envelope)
+    bound = (report.vault, examiner.header_digest, examiner.manifest_digest)
+    if (grant.vault, grant.header, grant.manifest) != bound:
+        raise Forged(
+            f"{envelope.name}: a grant for another vault, {grant.vault}", "Name the vault that it was made for."
+        )
+    try:
+        known = set(expand(grant.regions)) <= set(examiner.current.all_regions())
+    except ValueError:
+        known = False
+    if not known:
+        raise Forged(f"{envelope.name}: names regions that the vault has not", "No dumpvault writes this.")
+    return grant
+
+
+def _granted_regions(
+    store: Store, report: Report, name: str, grant: Grant, keys: Sequence[PrivateKey | LockedKey], unlock: Unlock
+) -> Iterator[KeyedRegion]:
+    to = grant.recipient
+    held = [key for key in keys if key.purpose == "recipient" and recipient_digest(key.public) == to.digest]
+    if not held:
+        raise NoKey(f"{name}: made for {to.name} ({to.suite}), whose private key is not at hand", "Name it with --key.")
+    key = unlock(held[0]) if isinstance(held[0], LockedKey) else held[0]
+    records = {(attempt, record.index): record for attempt, record in report.examiner.records()}
+    for (attempt, index), dek in grant.open(key.secret, name):
+        region = KeyedRegion(report.vault, attempt, records[attempt, index], dek, None)
+        # What was shredded since is not opened, though the grant still could.
+        if (attempt, index) not in report.examiner.current.shredded and store.size(region.path) is not None:
+            yield region
 
 
 def _wrapped(store: Store, report: Report, commit: Commit) -> WrappedKeys | None:

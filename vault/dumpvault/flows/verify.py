@@ -82,6 +82,8 @@ class Report:
     superseded: list[str] = field(default_factory=list)
     keybags: dict[int, Keybag] = field(default_factory=dict)
     header_read: bool = False
+    #: How many regions the grant opens that is to be used, if one is.
+    granted: int | None = None
 
     @property
     def findings(self) -> list[VaultError]:
@@ -95,13 +97,17 @@ class Report:
 
     @property
     def closed(self) -> Incomplete | None:
-        """What keeps an intact vault from opening whole: regions whose keys were destroyed by order."""
-        shredded = self.examiner.current.shredded
+        """What keeps an intact vault from opening whole: regions that were shredded, or that a grant is not for."""
+        shredded, total = self.examiner.current.shredded, self.examiner.totals.regions
+        if self.granted is not None and self.granted < total - len(shredded):
+            return Incomplete(
+                f"the grant opens {self.granted} of {total} regions", "'dumpvault open --partial' writes those."
+            )
         if not shredded:
             return None
         count, events = len(shredded), ", ".join(map(str, sorted(set(shredded.values()))))
         return Incomplete(
-            f"events: {count} of {self.examiner.totals.regions} regions were shredded (event {events})",
+            f"events: {count} of {total} regions were shredded (event {events})",
             "Nothing brings them back. 'dumpvault open --partial' writes the others, if there are any.",
         )
 

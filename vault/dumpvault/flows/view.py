@@ -12,6 +12,7 @@ from dumpvault.flows.verify import Report
 from dumpvault.formats import elf
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.available import AvailableCore
+from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.flattened import Reassembled
 from dumpvault.formats.image import Absent, Image, open_image
 from dumpvault.formats.printk import Record, format_record, kernel_log
@@ -38,7 +39,7 @@ class VirtualFile:
 
 @dataclass(frozen=True, slots=True)
 class ViewRequest:
-    """``keys`` are tried in order; ``cache`` is in bytes; ``ahead`` threads read ahead.
+    """``keys`` are tried in order, or that which ``grant`` is for; ``cache`` is in bytes; ``ahead`` threads read ahead.
 
     ``partial`` lets a damaged vault be read as far as it is good.
     """
@@ -48,6 +49,7 @@ class ViewRequest:
     cache: int = CACHE
     partial: bool = False
     ahead: int = 0
+    grant: Envelope | None = None
 
 
 class View:
@@ -132,7 +134,7 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
         if worst and (not report.header_read or not (request.partial or isinstance(worst, Incomplete))):
             raise worst
 
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.grant)
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:

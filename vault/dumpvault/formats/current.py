@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dumpvault.formats.commit import Commit, Regions, Takeover
-from dumpvault.formats.event import Event, KeysObject, Rewrap, Shred
+from dumpvault.formats.event import Event, Granted, KeysObject, Rewrap, Shred, expand
 from dumpvault.formats.header import Listed
 from dumpvault.model import RegionRecord, generation_path, keybag_path, keys_path
 
@@ -64,6 +64,8 @@ class Current:
             self._shred(event.number, event.body)
         elif isinstance(event.body, Rewrap):
             self._rewrap(event.number, event.body, listed)
+        elif isinstance(event.body, Granted) and not set(expand(event.body.regions)) <= set(self.all_regions()):
+            raise ValueError("grants a region that no commit names")
 
     def _rewrap(self, number: int, body: Rewrap, listed: Sequence[Listed]) -> None:
         before = {r.digest for r in self.recipients or listed}

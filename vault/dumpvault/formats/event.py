@@ -13,7 +13,23 @@ from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
 from dumpvault.model import FORMAT, event_path
 
-__all__ = ["LIMIT", "OFFICER", "Body", "Event", "KeysObject", "Released", "Rewrap", "Run", "Shred", "kind_of", "runs"]
+__all__ = [
+    "LIMIT",
+    "OFFICER",
+    "Body",
+    "Event",
+    "Granted",
+    "KeysObject",
+    "Released",
+    "Rewrap",
+    "Run",
+    "Shred",
+    "expand",
+    "kind_of",
+    "listed",
+    "read_listed",
+    "runs",
+]
 
 #: Bytes of an event object: one that replaces the keys of every commit of a large vault is long.
 LIMIT = 8 << 20
@@ -132,16 +148,12 @@ class Rewrap:
         return {
             "keybags": [{"attempt": attempt, "sha256": sha256} for attempt, sha256 in self.keybags],
             "keys": [key.encode() for key in self.keys],
-            "recipients": [{"name": r.name, "sha256": r.digest, "suite": r.suite} for r in self.recipients],
+            "recipients": list(map(listed, self.recipients)),
         }
 
     @classmethod
     def read(cls, fields: jcs.Fields) -> Rewrap:
-        recipients = []
-        for entry in fields.objects("recipients", 128, 1):
-            suite = entry.text("suite", "|".join(SUITES))
-            recipients.append(Listed(entry.text("name", NAME.pattern), suite, entry.digest("sha256")))
-            entry.done()
+        recipients = map(read_listed, fields.objects("recipients", 128, 1))
         keybags = []
         for entry in fields.objects("keybags", _MANY, 1):
             keybags.append((entry.number("attempt"), entry.digest("sha256")))
@@ -149,8 +161,45 @@ class Rewrap:
         return cls(tuple(recipients), tuple(keybags), tuple(map(KeysObject.read, fields.objects("keys", _MANY))))
 
 
-Body = Released | Shred | Rewrap
-_BODIES: dict[str, type[Released] | type[Shred] | type[Rewrap]] = {b.kind: b for b in (Released, Shred, Rewrap)}
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The data keys of these regions were given to ``recipient``, in the file of which ``file`` is the digest."""
+
+    recipient: Listed
+    regions: tuple[Run, ...]
+    file: str
+    kind = "grant"
+
+    def encode(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "recipient": listed(self.recipient),
+            "regions": [run.encode() for run in self.regions],
+        }
+
+    @classmethod
+    def read(cls, fields: jcs.Fields) -> Granted:
+        recipient = read_listed(fields.object("recipient"))
+        return cls(recipient, tuple(map(Run.read, fields.objects("regions", _MANY, 1))), fields.digest("file"))
+
+
+Body = Released | Shred | Rewrap | Granted
+_BODIES: dict[str, type[Released] | type[Shred] | type[Rewrap] | type[Granted]] = {
+    body.kind: body for body in (Released, Shred, Rewrap, Granted)
+}
+
+
+def listed(recipient: Listed) -> dict[str, str]:
+    """A recipient as events and grants name it."""
+    return {"name": recipient.name, "sha256": recipient.digest, "suite": recipient.suite}
+
+
+def read_listed(fields: jcs.Fields) -> Listed:
+    """The same, read."""
+    suite = fields.text("suite", "|".join(SUITES))
+    found = Listed(fields.text("name", NAME.pattern), suite, fields.digest("sha256"))
+    fields.done()
+    return found
 
 
 def expand(chosen: Iterable[Run]) -> Collection[tuple[int, int]]:

@@ -14,7 +14,7 @@ from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
 from dumpvault.formats.commit import Adopt, Commit, Ended, Regions, Takeover
 from dumpvault.formats.current import Current
 from dumpvault.formats.event import LIMIT as EVENT_LIMIT
-from dumpvault.formats.event import OFFICER, Event, Rewrap, Shred, kind_of
+from dumpvault.formats.event import OFFICER, Event, Granted, Rewrap, Shred, kind_of
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
@@ -206,6 +206,9 @@ class Examiner:
             elif isinstance(body, Rewrap):
                 what = f"sealed to {', '.join(r.name for r in body.recipients)}"
                 why = ", with new vault keys" if body.keys else ""
+            elif isinstance(body, Granted):
+                count = sum(run.last - run.first + 1 for run in body.regions)
+                what, why = f"{count} regions granted to {body.recipient.name}", f", file {body.file[:16]}"
             else:
                 continue
             told.append(
