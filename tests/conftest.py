@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ settings.register_profile(
     "dumpvault", deadline=None, max_examples=60, database=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("dumpvault")
+
+# A run that was started in the background ignores SIGINT, and so would the commands that it starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PROOFS = pytest.StashKey[list[str]]()
 

@@ -12,7 +12,7 @@ import pytest
 
 from dumpvault import errors
 from dumpvault.cli import _COMMANDS
-from support.command import Home
+from support.command import Home, make_home, seal
 from support.crashed import crash, elf_core
 from support.printk_writer import LocklessWriter, Message
 from support.vmcore import write_core
@@ -109,6 +109,28 @@ def test_readme_shortest_use_pasted(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "copy").read_bytes() == (tmp_path / "vmcore").read_bytes()
+
+
+def test_disclosure_pasted(tmp_path: Path) -> None:
+    """The how-to's commands in one shell, on a site with one vault: the story comes out as told, ssh-keygen's part too."""
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("NO ssh-keygen COMMAND: the page uses it")
+    home = make_home(tmp_path / "site")
+    seal(home, write_core(tmp_path / "vmcore", 700), "--region-size", "512K")
+    text = (ROOT / "docs/how-to/disclosure.md").read_text()
+    lines = "".join(blocks(text, "sh")).replace("DIR", str(home.path / "keys"))
+    for new in ("signer officer", "recipient vendor", "recipient bob"):
+        lines = lines.replace(f"keys new {new}", f"keys new {new} --unprotected")
+    check = re.search(r"^    (ssh-keygen .*)$", text, re.MULTILINE)
+    assert check
+    lines += check[1].replace("DIR", str(home.path / "keys"))
+    done = subprocess.run(
+        ["bash", "-e"], input=lines, cwd=tmp_path, env=home.env, capture_output=True, text=True, check=False
+    )
+    told = done.stdout + done.stderr
+    assert done.returncode == 0, told
+    for words in ("with new vault keys", "2 regions", "intact", 'Good "dumpvault-shred@v1" signature for officer'):
+        assert words in told, told
 
 
 def test_written_reference_is_current() -> None:

@@ -32,7 +32,7 @@ def test_an_image_holds_what_a_capture_loads_and_no_more(root: Root) -> None:
     assert all(path.exists() for path in binaries)
     assert any("_rust" in path.name for path in binaries)
     image = root.path.parent / "image"
-    modules = {str(path).partition("/dumpvault/")[2] for path in image.rglob("dumpvault/**/*.pyc")}
+    modules = {str(path).rpartition("/dumpvault/")[2] for path in image.rglob("dumpvault/**/*.pyc")}
     assert {"cli/capture.pyc", "flows/resuming.pyc", "flows/verify.pyc", "stages/release/phyp.pyc"} <= modules
     assert not {"cli/footprint.pyc", "flows/open.pyc", "flows/demo.pyc", "flows/doctor.pyc"} & modules
     assert not list(image.rglob("*.py")), "sources would take memory"
@@ -63,7 +63,7 @@ def test_an_image_for_custodians(root: Root) -> None:
     keys = image / "etc/dumpvault/keys"
     assert sorted(path.name for path in (keys / "custodians").iterdir()) == ["alice.pub", "bob.pub"]
     assert not (keys / "recipients").exists()
-    modules = {str(path).partition("/dumpvault/")[2] for path in image.rglob("dumpvault/**/*.pyc")}
+    modules = {str(path).rpartition("/dumpvault/")[2] for path in image.rglob("dumpvault/**/*.pyc")}
     assert "formats/sharing.pyc" in modules
     assert not {"flows/approving.pyc", "flows/combining.pyc", "formats/request.pyc"} & modules
 

@@ -13,7 +13,8 @@ from dumpvault.errors import Forged
 from dumpvault.formats.commit import Adopt, Body, Commit, Ended, Outcome, Regions, Release, Takeover
 from dumpvault.formats.dsse import Envelope, Statement
 from dumpvault.formats.elf import Load
-from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.event import Event, Granted, KeysObject, Released, Rewrap, Run, Shred
+from dumpvault.formats.grant import Grant
 from dumpvault.formats.header import ElfFacts, Header, Listed, PolicyText, Source
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
 from dumpvault.formats.sshkey import SigningKey
@@ -40,7 +41,19 @@ MANIFEST = Manifest(
     VAULT, TIME, 5, A, Totals(1 << 40, 9, 1 << 39, 4096), "elf", False,
     (AttemptTotals(1, None, 4, 5), AttemptTotals(2, "boot", 5, 6)),
 )  # fmt: skip
-EVENT = ReleaseEvent(VAULT, 2, A, B, TIME, "fadump", "released")
+EVENT = Event(VAULT, 2, A, B, TIME, Released("fadump", "released"))
+SHRED = Event(VAULT, 2, A, B, TIME, Shred("asked to", (Run(1, 0, 3),), (KeysObject(1, 1, A), KeysObject(1, 2, None))))
+REWRAP = Event(
+    VAULT,
+    2,
+    A,
+    B,
+    TIME,
+    Rewrap((Listed("ops", "xwing", A), Listed("lab", "p384", B)), ((1, A),), (KeysObject(1, 1, B),)),
+)
+GRANTED = Event(VAULT, 2, A, B, TIME, Granted(Listed("vendor", "x25519", A), (Run(1, 0, 3), Run(1, 7, 7)), B))
+FILE = Grant(VAULT, A, B, TIME, Listed("vendor", "x25519", A), (Run(1, 0, 3),), bytes(80))
+ALL = Event(VAULT, 2, A, B, TIME, Shred("asked to", None, ()))
 
 
 def commit(body: Body) -> Commit:
@@ -59,11 +72,16 @@ def read_commit(statement: Statement) -> Commit:
 STATEMENTS: dict[str, tuple[Statement, Callable[[Statement], Any], Any]] = {
     "header": (HEADER.statement(), lambda s: Header.read(envelope(s), VAULT), HEADER),
     "manifest": (MANIFEST.statement(), lambda s: Manifest.read(envelope(s), VAULT), MANIFEST),
-    "event": (EVENT.statement(), lambda s: ReleaseEvent.read(envelope(s), VAULT, 2, A, B), EVENT),
+    "event": (EVENT.statement(), lambda s: Event.read(envelope(s), "release", VAULT, 2, A, B), EVENT),
+    "shred": (SHRED.statement(), lambda s: Event.read(envelope(s), "shred", VAULT, 2, A, B), SHRED),
+    "rewrap": (REWRAP.statement(), lambda s: Event.read(envelope(s), "rewrap", VAULT, 2, A, B), REWRAP),
+    "grant": (GRANTED.statement(), lambda s: Event.read(envelope(s), "grant", VAULT, 2, A, B), GRANTED),
+    "shred-all": (ALL.statement(), lambda s: Event.read(envelope(s), "shred", VAULT, 2, A, B), ALL),
 } | {f"commit-{body.kind}": (commit(body).statement(), read_commit, commit(body)) for body in BODIES}
 
 # Where null may stand, by the spec's tables.
-NULLABLE = {("boot_id",), ("source", "size"), ("source", "mtime"), ("source", "identity"), ("body", "boot_id"),
+NULLABLE = {("body", "regions"), ("body", "keys", 0, "sha256"), ("body", "keys", 1, "sha256"),
+            ("boot_id",), ("source", "size"), ("source", "mtime"), ("source", "identity"), ("body", "boot_id"),
             ("attempts", 0, "boot_id"), ("attempts", 1, "boot_id")}  # fmt: skip
 
 
@@ -200,3 +218,21 @@ def test_sources_of_every_kind_are_read_back() -> None:
     for source in (Source("flattened", "x", 5, None, None, None), Source("opaque", "-", None, None, None, None)):
         header = replace(HEADER, source=source, boot_id=None)
         assert Header.read(envelope(header.statement()), VAULT) == header
+
+
+def test_a_grant_is_read_as_it_was_written() -> None:
+    """The file of a grant, and every field of it held to its type and its presence."""
+    statement = FILE.statement()
+    assert Grant.read(envelope(statement)) == FILE
+    for path in paths(statement.predicate):
+        for wrong in [*wrong_values(get(statement.predicate, path)), KeyError]:
+            predicate = copy.deepcopy(statement.predicate)
+            if wrong is KeyError and isinstance(path[-1], str):
+                del parent_of(predicate, path)[path[-1]]
+            else:
+                parent_of(predicate, path)[path[-1]] = None if wrong is KeyError else wrong
+            with pytest.raises(Forged, match=r"^the object"):
+                Grant.read(envelope(replace(statement, predicate=predicate)))
+    for change in ({"subject": "other"}, {"type": "grant"}):
+        with pytest.raises(Forged, match=r"^the object"):
+            Grant.read(envelope(replace(statement, **change)))

@@ -28,6 +28,7 @@ __all__ = [
     "body_path",
     "commit_path",
     "event_path",
+    "generation_path",
     "is_vault_id",
     "keybag_path",
     "keys_path",
@@ -197,3 +198,8 @@ class TokenHandle(Protocol):
         RFC 8032's 64 bytes for Ed25519; for P-384, r ‖ s over SHA-384, 96 bytes, s in the lower half.
         """
         ...
+
+
+def generation_path(name: str, event: int, sha256: str) -> str:
+    """The name of what replaces the key object ``name`` from event number ``event`` on; ``sha256`` is its own digest."""
+    return f"{name.removesuffix('.json')}.{event}-{sha256[:16]}.json"

@@ -8,6 +8,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.grants import grant_option, load_grant
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -44,6 +45,7 @@ __all__ = ["open_command"]
 )
 @passphrase_option
 @approvals_option
+@grant_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @at_option
 @retrieval_options
@@ -58,6 +60,7 @@ def open_command(
     keys: tuple[str, ...],
     passphrase_file: str | None,
     approvals: tuple[str, ...],
+    grant: str | None,
     allowed_signers: str | None,
     at: datetime | None,
     policy: str | None,
@@ -81,7 +84,7 @@ def open_command(
     place = site.store(store)
     answers = load_approvals(site, approvals)
     judge = Judge(site, policy, Retrieval(reason, ticket), answers)
-    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge)
+    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, load_grant(grant))
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
     output.say_judgement(opened.report.judgement)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from dumpvault.errors import BadInput, VaultError
+from dumpvault.errors import BadInput, PolicyRefused, Usage, VaultError
 
 if TYPE_CHECKING:
     from dumpvault.flows.judging import Judgement
 
 __all__ = [
     "bar",
+    "confirm",
     "epilog",
     "json_option",
     "judgement",
@@ -168,3 +169,11 @@ def new_file(path: str | None) -> Callable[[str, bytes], str]:
         return where
 
     return write
+
+
+def confirm(question: str, what: str, does: str) -> None:
+    """Ask on the terminal before what nothing takes back. Raises ``Usage`` where there is none, and ``PolicyRefused``."""
+    if not sys.stdin.isatty():
+        raise Usage(f"{what} asks on a terminal, and there is none", f"Nothing was done. --yes {does}.")
+    if not click.confirm(question, err=True):
+        raise PolicyRefused(f"{what}: not confirmed", "Nothing was done.")

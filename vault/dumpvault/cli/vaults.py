@@ -13,6 +13,7 @@ from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import claims, find_vault
 from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verify import Report, verify
+from dumpvault.formats.event import Released
 
 __all__ = ["info_command", "list_command"]
 
@@ -110,7 +111,10 @@ def _facts(report: Report) -> dict[str, Any]:
         "release_authorised_bytes": released["authorised"],
         "release_failed_bytes": released["failed"],
         "release_unknown_bytes": released["unknown"],
-        "release_at_end": [f"{event.method}: {event.result}" for event in examiner.events],
+        "release_at_end": [
+            f"{event.body.method}: {event.body.result}" for event in examiner.events if isinstance(event.body, Released)
+        ],
+        "changes": examiner.changes(),
         "regions": totals.regions,
         "commits": len(examiner.commits),
         "attempts": len(examiner.attempts),
@@ -119,7 +123,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "policy": header.policy.name,
         "quorum": f"any {header.quorum} of {len(header.recipients)}" if header.quorum else None,
         "judged_by": report.judgement.note if report.judgement else None,
-        "recipients": [f"{r.name} ({r.suite})" for r in header.recipients],
+        "recipients": [f"{r.name} ({r.suite})" for r in examiner.header_now.recipients],
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
         "signers": [asdict(facts) for facts in signer_facts(examiner)],
         "findings": [finding.message for finding in report.findings],

@@ -90,6 +90,7 @@ def _print(report: Report) -> None:
     if len(report.foreign) > 20:
         click.echo(f"     foreign: and {len(report.foreign) - 20} more")
     examiner = report.examiner
+    _print_events(report)
     if report.header_read:
         signed = ", ".join(examiner.trust.principal(keyid) for keyid in examiner.header_signers)
         until = "" if examiner.manifest else f", at least up to commit {len(examiner.commits) - 1}"
@@ -113,6 +114,19 @@ def _print(report: Report) -> None:
         output.say(f"and {len(report.findings) - 20} more findings; --json lists all")
 
 
+def _print_events(report: Report) -> None:
+    """What officers did to the keys, and what of it is not finished."""
+    for change in report.examiner.changes():
+        click.echo(f"     {output.printable(change)}")
+    for name in report.superseded[:20]:
+        click.echo(f"     out of use: {output.printable(name)}")
+    if report.superseded:
+        output.say(
+            f"note: {len(report.superseded)} key objects that an event put out of use are still there, and open what they "
+            "opened; the same command once more deletes them"
+        )
+
+
 def _print_json(report: Report) -> None:
     examiner = report.examiner
     output.print_json(
@@ -129,6 +143,8 @@ def _print_json(report: Report) -> None:
             "policy": output.judgement(report.judgement),
             "regions": examiner.totals.regions,
             "release_bytes": examiner.release_bytes(),
+            "changes": examiner.changes(),
+            "shredded_regions": len(examiner.current.shredded),
             "sealed_bytes": examiner.totals.sealed,
             "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
             "signers": [asdict(facts) for facts in signer_facts(examiner)] if report.header_read else [],
@@ -136,6 +152,7 @@ def _print_json(report: Report) -> None:
                 {"name": step.title, "note": step.note, "number": number, "state": step.state}
                 for number, step in sorted(report.steps.items())
             ],
+            "superseded": report.superseded,
             "vault": report.vault,
             "verdict": report.verdict,
         }

@@ -11,6 +11,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.grants import grant_option, load_grant
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -32,7 +33,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def view_options(command: _Command) -> _Command:
-    """The options that reading commands share: where, with which key or approvals, whom to trust, how much memory."""
+    """The options that reading commands share: where, with which key, grant or approvals, whom to trust, how much memory."""
     for option in reversed(
         (
             store_option,
@@ -41,6 +42,7 @@ def view_options(command: _Command) -> _Command:
             ),
             passphrase_option,
             approvals_option,
+            grant_option,
             click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]"),
             at_option,
             retrieval_options,
@@ -62,6 +64,7 @@ def viewed(
     keys: tuple[str, ...],
     passphrase_file: str | None,
     approvals: tuple[str, ...],
+    grant: str | None,
     allowed_signers: str | None,
     policy: str | None,
     reason: str,
@@ -85,11 +88,13 @@ def viewed(
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
     judge = Judge(site, policy, Retrieval(reason, ticket), answers)
-    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge)
+    request = ViewRequest(
+        find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, load_grant(grant)
+    )
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
         output.say_judgement(view.report.judgement)
-        for finding in view.report.findings:
+        for finding in [*view.report.findings, *filter(None, [view.report.closed])]:
             output.say(f"note: {finding.message}")
         yield view
     finally:

@@ -14,7 +14,8 @@ from dumpvault.errors import BadInput, PolicyRefused
 from dumpvault.flows.site import Site
 from dumpvault.formats import jcs
 from dumpvault.formats.commit import Regions
-from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.event import Released
+from dumpvault.formats.header import Header
 from dumpvault.formats.policy import Broken, Policy
 from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Retrieval, signature_kind
 from dumpvault.ranges import Ranges
@@ -62,28 +63,33 @@ class Judge:
     retrieval: Retrieval | None = None
     approvals: Approvals | None = None
 
+    def chosen(self, header: Header) -> tuple[Policy, bool]:
+        """The policy that a vault with this header must obey, and whether this site names it. Raises as ``judge`` does."""
+        name = self.policy or self.site.policy_for(header.host)
+        if name is not None:
+            return self.site.policy(name), True
+        try:
+            return Policy.parse(header.policy.name, header.policy.text, "in vault.dsse.json"), False
+        except BadInput as error:
+            raise PolicyRefused(
+                f"vault.dsse.json: its own policy cannot be read: {error.message}",
+                "Name the policy that it must obey: [policies] in config.toml, or --policy.",
+            ) from None
+
     def judge(self, report: Report) -> Judgement:
         """What ``report``'s vault breaks. Raises ``BadInput`` where the trusted policy cannot be read, ``PolicyRefused``
         where there is none and the vault's own cannot, and what speaks against the approvals."""
         header = report.examiner.header
-        name = self.policy or self.site.policy_for(header.host)
         own = header.policy
-        if name is not None:
-            policy = self.site.policy(name)
+        policy, trusted = self.chosen(header)
+        if trusted:
             note = f"{policy.name}, which this site trusts for host {header.host}"
             if own.text != policy.text:
                 note += f"; captured under {own.name}, which differs"
         else:
-            try:
-                policy = Policy.parse(own.name, own.text, "in vault.dsse.json")
-            except BadInput as error:
-                raise PolicyRefused(
-                    f"vault.dsse.json: its own policy cannot be read: {error.message}",
-                    "Name the policy that it must obey: [policies] in config.toml, or --policy.",
-                ) from None
             note = f"{policy.name}, by the vault's own word: this site names no policy for host {header.host}"
         found = facts(report, self.site.trust.known(), self._agreed(report))
-        return Judgement(policy, name is not None, own.text != policy.text, tuple(policy.broken(found)), note)
+        return Judgement(policy, trusted, own.text != policy.text, tuple(policy.broken(found)), note)
 
     def _agreed(self, report: Report) -> Retrieval | None:
         """What is said for the opening; under dual control with what its request says, and how many custodians agreed."""
@@ -116,7 +122,7 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         within = Ranges(holes) & Ranges([(load.offset, load.offset + load.length)])
         addresses |= within.shifted(load.address - load.offset)
     return Found(
-        recipients=[Party(r.name, r.suite, r.digest) for r in header.recipients],
+        recipients=[Party(r.name, r.suite, r.digest) for r in examiner.header_now.recipients],
         known=known,
         signers=list(kinds.values()),
         signed=[(name, [kinds[keyid] for keyid in keyids]) for name, keyids in signed],
@@ -132,7 +138,7 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         ],
         methods=frozenset(
             [r.method for r in releases]
-            + [event.method for event in examiner.events if isinstance(event, ReleaseEvent)]
+            + [event.body.method for event in examiner.events if isinstance(event.body, Released)]
         ),
         released=Ranges((r.start, r.start + r.length) for r in releases),
         unreadable=addresses,

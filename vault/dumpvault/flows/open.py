@@ -17,6 +17,7 @@ from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
 from dumpvault.flows.verify import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Sink, Store
 from dumpvault.stages.unseal import unseal
@@ -29,8 +30,8 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class OpenRequest:
-    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order; ``approvals`` are for
-    dual control.
+    """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order, or that which
+    ``grant`` is for; ``approvals`` are for dual control.
 
     ``judge`` says what policy the vault must obey; None asks for none.
     """
@@ -43,6 +44,7 @@ class OpenRequest:
     jobs: int | None = None
     approvals: Approvals | None = None
     judge: Judge | None = None
+    grant: Envelope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     if request.output != "-":
         _check_output(request)
     accept = lambda report: require_structure(report, partial=request.partial)  # noqa: E731
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge)
+    unlocked = unlock_vault(
+        store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant
+    )
     report, regions = unlocked.report, unlocked.regions
     examiner = report.examiner
     size = examiner.totals.size
@@ -77,7 +81,8 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     else:
         with _output_file(request, size) as fd:
             opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
-    return Opened(report, size, opening.done, examiner.totals.unreadable, report.findings + opening.problems)
+    missing = report.findings + ([report.closed] if report.closed else [])
+    return Opened(report, size, opening.done, examiner.totals.unreadable, missing + opening.problems)
 
 
 class _Opening:

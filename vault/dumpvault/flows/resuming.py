@@ -15,6 +15,7 @@ from dumpvault.flows.listing import Claim, claims, same_dump
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Outcome, Regions, Release
+from dumpvault.formats.event import Released
 from dumpvault.formats.header import Source as SourceFacts
 from dumpvault.model import Store, body_path, commit_path, event_path, keybag_path, keys_path, vault_prefix
 from dumpvault.ranges import Ranges
@@ -161,7 +162,10 @@ def _refuse_if_released(store: Store, trust: AllowedSigners, vault: str, boot_id
         examiner = verify(store, vault, trust, bodies=False).examiner
         boots = [takeover.boot_id for takeover, _ in examiner.attempts.values()]
         released = any(isinstance(commit.body, Regions) and commit.body.releases for commit in examiner.commits)
-        gone = boot_id in boots and (released or store.size(f"{vault_prefix(vault)}/{event_path(0)}") is not None)
+        # An event that is not believed may be the outcome of a release.
+        event = store.size(f"{vault_prefix(vault)}/{event_path(0)}") is not None
+        event = event and not (examiner.events and not isinstance(examiner.events[0].body, Released))
+        gone = boot_id in boots and (released or event)
     if gone:
         raise ReleaseFailed(
             f"the memory of this dump was handed back under vault {vault}, which is finished",

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dumpvault.errors import Forged, Incomplete, Usage
+from dumpvault.errors import Forged, Incomplete, NoKey, Usage
 from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.commit import Commit, Regions
+from dumpvault.formats.commit import Commit
+from dumpvault.formats.dsse import Envelope
+from dumpvault.formats.event import expand
+from dumpvault.formats.grant import Grant
+from dumpvault.formats.kem import recipient_digest
 from dumpvault.formats.keybag import WrappedKeys
 from dumpvault.formats.private_key import LockedKey, PrivateKey
-from dumpvault.model import RegionRecord, Store, body_path, keys_path, vault_prefix
+from dumpvault.model import RegionRecord, Store, body_path, vault_prefix
 from dumpvault.stages.unlock import choose_key, unlock_attempt, unwrap_key
 
 __all__ = ["KeyedRegion", "Unlock", "Unlocked", "unlock_vault"]
@@ -25,13 +29,16 @@ Unlock = Callable[[LockedKey], PrivateKey]
 
 @dataclass(frozen=True, slots=True)
 class KeyedRegion:
-    """One region, and the wrapped key that its commit signed for it."""
+    """One region, and the wrapped key that its commit signed for it.
+
+    ``kek`` None: ``wrapped`` is the data key itself, out of a grant.
+    """
 
     vault: str
     attempt: int
     record: RegionRecord
     wrapped: bytes
-    kek: bytes = field(repr=False)
+    kek: bytes | None = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -51,7 +58,7 @@ class KeyedRegion:
 
     def dek(self) -> bytes:
         """The data key. Raises ``Forged``."""
-        return unwrap_key(self.kek, self.wrapped, self.name)
+        return self.wrapped if self.kek is None else unwrap_key(self.kek, self.wrapped, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +78,22 @@ def unlock_vault(
     accept: Callable[[Report], None],
     approvals: Approvals | None = None,
     judge: Judge | None = None,
+    grant: Envelope | None = None,
 ) -> Unlocked:
-    """Verify all but the bodies, then unlock: with the first of ``keys`` that is a recipient, or by ``approvals``.
+    """Verify all but the bodies, then unlock: with the first of ``keys`` that is a recipient, by ``approvals``, or by what
+    ``grant`` gives.
 
     ``judge`` says what policy the vault must obey, ``accept`` raises what stands against going on; it is asked before any
     key is touched. Raises ``VaultError``.
     """
     report = verify(store, vault, trust, judge=judge, bodies=False)
-    accept(report)
     examiner = report.examiner
+    if grant is not None and report.header_read:
+        given = _believed(report, grant)
+        report.granted = sum(region not in examiner.current.shredded for region in expand(given.regions))
+        accept(report)
+        return Unlocked(report, sorted(_granted_regions(store, report, grant.name, given, keys, unlock), key=_offset))
+    accept(report)
     if examiner.header.quorum is not None:
         keks = agree(report, approvals).open()
     elif approvals:
@@ -87,29 +101,68 @@ def unlock_vault(
             f"vault {vault} is not under dual control, so approvals do not open it", "A recipient's key alone does."
         )
     else:
-        chosen = choose_key(examiner.header, keys)
+        chosen = choose_key(examiner.header_now, keys)
         key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
         keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
-    regions = sorted(_keyed_regions(store, report, keks), key=lambda region: region.record.offset)
-    return Unlocked(report, regions)
+    return Unlocked(report, sorted(_keyed_regions(store, report, keks), key=_offset))
 
 
 def _keyed_regions(store: Store, report: Report, keks: Mapping[int, bytes]) -> Iterator[KeyedRegion]:
-    for commit in report.examiner.commits:
-        if not isinstance(commit.body, Regions) or not commit.body.regions or commit.attempt not in keks:
+    examiner = report.examiner
+    for commit in examiner.commits:
+        if commit.number not in examiner.current.keys or commit.attempt not in keks:
             continue
         keys = _wrapped(store, report, commit)
         if keys is None:
             continue
-        for record, (_, wrapped) in zip(commit.body.regions, keys.keys, strict=True):
+        for record, (_, wrapped) in zip(examiner.current.regions(commit), keys.keys, strict=True):
             region = KeyedRegion(report.vault, commit.attempt, record, wrapped, keks[commit.attempt])
             if store.size(region.path) is not None:
                 yield region
 
 
+def _offset(region: KeyedRegion) -> int:
+    return region.record.offset
+
+
+def _believed(report: Report, envelope: Envelope) -> Grant:
+    """A grant that an officer signed for this very vault. Raises ``Forged``."""
+    examiner = report.examiner
+    envelope.check("grant", examiner.trust, report.moment, host=examiner.header.host)
+    grant = Grant.read(envelope)
+    bound = (report.vault, examiner.header_digest, examiner.manifest_digest)
+    if (grant.vault, grant.header, grant.manifest) != bound:
+        raise Forged(
+            f"{envelope.name}: a grant for another vault, {grant.vault}", "Name the vault that it was made for."
+        )
+    try:
+        known = set(expand(grant.regions)) <= set(examiner.current.all_regions())
+    except ValueError:
+        known = False
+    if not known:
+        raise Forged(f"{envelope.name}: names regions that the vault has not", "No dumpvault writes this.")
+    return grant
+
+
+def _granted_regions(
+    store: Store, report: Report, name: str, grant: Grant, keys: Sequence[PrivateKey | LockedKey], unlock: Unlock
+) -> Iterator[KeyedRegion]:
+    to = grant.recipient
+    held = [key for key in keys if key.purpose == "recipient" and recipient_digest(key.public) == to.digest]
+    if not held:
+        raise NoKey(f"{name}: made for {to.name} ({to.suite}), whose private key is not at hand", "Name it with --key.")
+    key = unlock(held[0]) if isinstance(held[0], LockedKey) else held[0]
+    records = {(attempt, record.index): record for attempt, record in report.examiner.records()}
+    for (attempt, index), dek in grant.open(key.secret, name):
+        region = KeyedRegion(report.vault, attempt, records[attempt, index], dek, None)
+        # What was shredded since is not opened, though the grant still could.
+        if (attempt, index) not in report.examiner.current.shredded and store.size(region.path) is not None:
+            yield region
+
+
 def _wrapped(store: Store, report: Report, commit: Commit) -> WrappedKeys | None:
     """None where they are missing or not good, which verification has found and the caller has let pass."""
-    name = f"{vault_prefix(report.vault)}/{keys_path(commit.attempt, commit.number)}"
+    name = f"{vault_prefix(report.vault)}/{report.examiner.current.keys[commit.number].name}"
     try:
         return report.examiner.check_keys(commit, store.get(name))
     except (Forged, Incomplete):

@@ -14,7 +14,7 @@ from dumpvault.errors import Forged, Incomplete, PolicyRefused, VaultError
 from dumpvault.flows.judging import Judge, Judgement
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.commit import Commit, Regions
+from dumpvault.formats.commit import Commit
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.private_key import PrivateKey
 from dumpvault.model import (
@@ -25,7 +25,6 @@ from dumpvault.model import (
     commit_path,
     event_path,
     keybag_path,
-    keys_path,
     vault_prefix,
 )
 from dumpvault.stages.examine import Examiner, describe_gaps, gaps
@@ -71,19 +70,29 @@ class Step:
 
 @dataclass(slots=True)
 class Report:
-    """What verification found. ``examiner`` holds what was believed, ``keys`` the objects that opening needs."""
+    """What verification found. ``examiner`` holds what was believed, ``keybags`` what opening needs.
+
+    ``superseded`` are key objects that an event has put out of use and that are still there.
+    """
 
     vault: str
     examiner: Examiner
     moment: datetime
     steps: dict[int, Step] = field(default_factory=dict)
-    findings: list[VaultError] = field(default_factory=list)
+    by_step: list[tuple[int, VaultError]] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
+    superseded: list[str] = field(default_factory=list)
     keybags: dict[int, Keybag] = field(default_factory=dict)
     header_read: bool = False
     judgement: Judgement | None = None
     #: Why the policy forbids to open the vault, whatever else may be let pass.
     refused: VaultError | None = None
+    #: How many regions the grant opens that is to be used, if one is.
+    granted: int | None = None
+
+    @property
+    def findings(self) -> list[VaultError]:
+        return [finding for _, finding in self.by_step]
 
     @property
     def verdict(self) -> Literal["intact", "incomplete", "refused", "failed"]:
@@ -92,6 +101,26 @@ class Report:
         if any(isinstance(finding, PolicyRefused) for finding in self.findings):
             return "refused"
         return "incomplete" if self.findings else "intact"
+
+    @property
+    def closed(self) -> Incomplete | None:
+        """What keeps an intact vault from opening whole: regions that were shredded, or that a grant is not for."""
+        shredded, total = self.examiner.current.shredded, self.examiner.totals.regions
+        if self.granted is not None and self.granted < total - len(shredded):
+            return Incomplete(
+                f"the grant opens {self.granted} of {total} regions", "'dumpvault open --partial' writes those."
+            )
+        if not shredded:
+            return None
+        count, events = len(shredded), ", ".join(map(str, sorted(set(shredded.values()))))
+        return Incomplete(
+            f"events: {count} of {total} regions were shredded (event {events})",
+            "Nothing brings them back. 'dumpvault open --partial' writes the others, if there are any.",
+        )
+
+    def of_steps(self, *numbers: int) -> list[VaultError]:
+        """What was found in these steps."""
+        return [finding for number, finding in self.by_step if number in numbers]
 
     @property
     def exit_code(self) -> int:
@@ -129,11 +158,11 @@ def verify(
     if report.header_read:
         flow.manifest()
         flow.chain()
+        flow.events()
         flow.sidecar()
         flow.keys()
         flow.regions(jobs or os.cpu_count() or 1, bodies, progress)
         flow.completeness()
-        flow.events()
         flow.foreign()
         if judge is not None:
             flow.policy(judge)
@@ -202,6 +231,7 @@ class _Verification:
         if examiner.manifest and report.steps[2].state == "held":
             with self._step(3):
                 examiner.check_manifest()
+        examiner.end_of_chain()
 
     def sidecar(self) -> None:
         if self._examiner.manifest is None:
@@ -214,16 +244,17 @@ class _Verification:
     def keys(self) -> None:
         examiner, report = self._examiner, self._report
         with self._step(5):
-            for attempt, (_, totals) in examiner.attempts.items():
-                if totals.regions:
-                    with self._part(5):
-                        report.keybags[attempt] = examiner.check_keybag(attempt, self._get(keybag_path(attempt)))
-            for commit in self._region_commits():
+            for attempt, keybag in examiner.current.keybags.items():
+                with self._part(5):
+                    report.keybags[attempt] = examiner.check_keybag(attempt, self._get(keybag.name))
+            for commit in self._keyed_commits():
                 with self._part(5):
                     self.wrapped_keys(commit)
+        if examiner.current.shredded:
+            report.steps[5].note = f"{len(examiner.current.shredded)} regions were shredded"
 
     def wrapped_keys(self, commit: Commit) -> WrappedKeys:
-        return self._examiner.check_keys(commit, self._get(keys_path(commit.attempt, commit.number)))
+        return self._examiner.check_keys(commit, self._get(self._examiner.current.keys[commit.number].name))
 
     def regions(self, jobs: int, bodies: bool, progress: Progress) -> None:
         total = self._examiner.totals.sealed
@@ -262,6 +293,12 @@ class _Verification:
                 if self._examiner.manifest is None:
                     raise Forged(f"{name}: an event without a manifest", "Restore the manifest from a copy.")
                 self._examiner.read_event(self._get(name))
+            later = [other for other in self._list() if other.startswith("events/")]
+            if lost := [other for other in later if _number(other) > len(self._examiner.events)]:
+                raise Incomplete(
+                    f"{event_path(len(self._examiner.events))}: missing, though {min(lost)} is there",
+                    "What became of keys is not known. Restore it from a copy.",
+                )
 
     def foreign(self) -> None:
         """Step 9: whatever nothing signed speaks of."""
@@ -271,13 +308,14 @@ class _Verification:
             known.update(_FINAL if examiner.has_sidecar else _FINAL[:2])
         known.update(commit_path(commit.number) for commit in examiner.commits)
         known.update(event_path(event.number) for event in examiner.events)
-        known.update(keybag_path(attempt) for attempt in examiner.attempts)
-        known.update(keys_path(commit.attempt, commit.number) for commit in self._region_commits())
+        known.update(held.name for held in [*examiner.current.keybags.values(), *examiner.current.keys.values()])
+        # A keybag that no region needs is vouched for by its takeover all the same.
+        known.update(keybag_path(attempt) for attempt, (_, totals) in examiner.attempts.items() if not totals.regions)
         known.update(body_path(attempt, record.index) for attempt, record in examiner.records())
         with self._step(9):
-            start = len(self._prefix) + 1
-            names = (name[start:] for name in self._store.list(self._prefix))
-            self._report.foreign = sorted(name for name in names if name not in known)
+            left = sorted(name for name in self._list() if name not in known)
+            self._report.superseded = [name for name in left if name in examiner.current.superseded]
+            self._report.foreign = [name for name in left if name not in examiner.current.superseded]
             lost = commit_path(len(examiner.commits))
             if examiner.manifest is None and not self._exists(lost):
                 later = [name for name in self._report.foreign if name.startswith("commits/")]
@@ -315,7 +353,7 @@ class _Verification:
             for attempt, bag in self._report.keybags.items():
                 with self._part(11):
                     keks[attempt] = unlock_attempt(bag, key, examiner.header_digest)
-            for commit in self._region_commits():
+            for commit in self._keyed_commits():
                 if commit.attempt in keks:
                     with self._part(11):
                         self._commit_opens(commit, keks[commit.attempt])
@@ -336,10 +374,9 @@ class _Verification:
             )
 
     def _commit_opens(self, commit: Commit, kek: bytes) -> None:
-        assert isinstance(commit.body, Regions)
         keys = self.wrapped_keys(commit)
-        name = keys_path(commit.attempt, commit.number)
-        for record, (_, wrapped) in zip(commit.body.regions, keys.keys, strict=True):
+        name = self._examiner.current.keys[commit.number].name
+        for record, (_, wrapped) in zip(self._examiner.current.regions(commit), keys.keys, strict=True):
             body = body_path(commit.attempt, record.index)
             dek = unwrap_key(kek, wrapped, name)
             bound = sealed.context(
@@ -372,8 +409,13 @@ class _Verification:
             return record.object_bytes, error
         return record.object_bytes, None
 
-    def _region_commits(self) -> Iterator[Commit]:
-        return (c for c in self._examiner.commits if isinstance(c.body, Regions) and c.body.regions)
+    def _keyed_commits(self) -> Iterator[Commit]:
+        """The commits that have regions with keys left."""
+        return (commit for commit in self._examiner.commits if commit.number in self._examiner.current.keys)
+
+    def _list(self) -> Iterator[str]:
+        start = len(self._prefix) + 1
+        return (name[start:] for name in self._store.list(self._prefix))
 
     def _exists(self, name: str) -> bool:
         return self._store.size(f"{self._prefix}/{name}") is not None
@@ -410,7 +452,7 @@ class _Verification:
             step.state = "failed"
         elif step.state != "failed":
             step.state = "missing"
-        self._report.findings.append(error)
+        self._report.by_step.append((number, error))
 
 
 def require_structure(report: Report, *, partial: bool) -> None:
@@ -421,5 +463,12 @@ def require_structure(report: Report, *, partial: bool) -> None:
     """
     if report.refused and partial:
         raise report.refused
-    if report.findings and not (partial and report.header_read):
-        raise report.worst() or report.findings[0]
+    against = report.worst() or report.closed
+    if against and not (partial and report.header_read):
+        raise against
+
+
+def _number(name: str) -> int:
+    """The number of an event, by its object's name; -1 if it is no event's."""
+    number = name.removeprefix("events/").removesuffix(".dsse.json")
+    return int(number) if number.isascii() and number.isdigit() and event_path(int(number)) == name else -1

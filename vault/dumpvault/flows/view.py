@@ -16,6 +16,7 @@ from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import Unlock, unlock_vault
 from dumpvault.flows.verify import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.image import Absent, Image, open_image
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Store
@@ -43,7 +44,7 @@ class VirtualFile:
 
 @dataclass(frozen=True, slots=True)
 class ViewRequest:
-    """``keys`` are tried in order; ``cache`` is in bytes; ``ahead`` threads read ahead.
+    """``keys`` are tried in order, or that which ``grant`` is for; ``cache`` is in bytes; ``ahead`` threads read ahead.
 
     ``partial`` lets a damaged vault be read as far as it is good; ``judge`` says what policy the vault must obey, None
     asks for none. ``approvals`` open a vault under dual control.
@@ -56,6 +57,7 @@ class ViewRequest:
     ahead: int = 0
     approvals: Approvals | None = None
     judge: Judge | None = None
+    grant: Envelope | None = None
 
 
 class View:
@@ -65,7 +67,7 @@ class View:
         self.report = report
         self.reader = reader
         self.source = VirtualFile(reader.size, reader.read)
-        self.missing = next((f for f in report.findings if isinstance(f, Incomplete)), None)
+        self.missing = next((f for f in report.findings if isinstance(f, Incomplete)), report.closed)
 
     @cached_property
     def dump(self) -> VirtualFile:
@@ -151,7 +153,9 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
         if worst and (not report.header_read or not (request.partial or isinstance(worst, Incomplete))):
             raise worst
 
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge)
+    unlocked = unlock_vault(
+        store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant
+    )
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:

@@ -213,6 +213,9 @@ class Fields:
         """Whether a field is there that the spec allows to be absent."""
         return field in self._left
 
+    def objects_or_null(self, field: str, longest: int, shortest: int = 0) -> list[Fields] | None:
+        return None if self.is_null(field) else self.objects(field, longest, shortest)
+
     def done(self) -> None:
         """Refuse fields that nobody asked for."""
         if self._left:

@@ -88,6 +88,11 @@ class Keybag:
         ordered = sorted(recipients, key=lambda r: r.digest)
         return cls._of([(r, vk) for r in ordered], vault, attempt, header, "direct")
 
+    def with_recipient(self, vk: bytes, recipient: Recipient, header: str) -> Keybag:
+        """The same, sealed to one more; ``vk`` is what the others have."""
+        (one,) = self.seal(vk, [recipient], self.vault, self.attempt, header).entries
+        return Keybag(self.vault, self.attempt, tuple(sorted([*self.entries, one], key=lambda e: e.recipient)))
+
     @classmethod
     def seal_shares(
         cls, vk: bytes, custodians: Iterable[Recipient], threshold: int, vault: str, attempt: int, header: str

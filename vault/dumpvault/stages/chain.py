@@ -13,7 +13,7 @@ from dumpvault.errors import StoreFailed
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import namespace
 from dumpvault.formats.commit import Body, Commit, Outcome, Regions, Release, Takeover
-from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.event import Event, Released
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, End, Manifest, Totals
@@ -139,7 +139,7 @@ class Chain:
     def released(self, method: str, result: str, time: str) -> None:
         """Event 0: what became of a release that could only come after the manifest."""
         digest = self._manifest_digest
-        event = ReleaseEvent(self.vault, 0, digest, digest, time, method, result)
+        event = Event(self.vault, 0, digest, digest, time, Released(method, result))
         self._put(event_path(0), dsse.sign(event.statement(), self._keys))
 
     def _put(self, name: str, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from dumpvault.errors import Forged, Incomplete
@@ -11,13 +12,15 @@ from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners, namespace
 from dumpvault.formats.commit import LIMIT as COMMIT_LIMIT
 from dumpvault.formats.commit import Adopt, Commit, Ended, Regions, Takeover
-from dumpvault.formats.event import ReleaseEvent
+from dumpvault.formats.current import Current
+from dumpvault.formats.event import LIMIT as EVENT_LIMIT
+from dumpvault.formats.event import OFFICER, Event, Granted, Rewrap, Shred, kind_of
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
 from dumpvault.formats.sharing import component_count
 from dumpvault.formats.sshkey import Signer, verify_sshsig
-from dumpvault.model import Range, RegionRecord, commit_path, event_path, keybag_path, keys_path
+from dumpvault.model import Range, RegionRecord, commit_path, event_path
 
 __all__ = ["Examiner", "describe_gaps", "gaps"]
 
@@ -45,9 +48,12 @@ class Examiner:
         self.manifest_payload = b""
         self.manifest_digest = ""
         self.manifest_signers: tuple[str, ...] = ()
-        self.events: list[ReleaseEvent] = []
+        self.events: list[Event] = []
+        #: For each event its digest and the keys that signed it.
+        self.event_digests: list[str] = []
+        self.event_signers: list[tuple[str, ...]] = []
+        self.current = Current(())
         self._signed_by: tuple[str, ...] = ()
-        self._event_tip = ""
         self._seen: set[tuple[int, int]] = set()
 
     def read_header(self, data: bytes) -> None:
@@ -97,7 +103,7 @@ class Examiner:
         self.manifest_signers = self._check("manifest", envelope)
         self.manifest = Manifest.read(envelope, self.vault)
         self.manifest_payload = envelope.payload
-        self.manifest_digest = self._event_tip = hashlib.sha256(data).hexdigest()
+        self.manifest_digest = hashlib.sha256(data).hexdigest()
 
     def check_manifest(self) -> None:
         """Step 3, second half: the manifest against the chain that ends at its head."""
@@ -145,11 +151,43 @@ class Examiner:
         self.sidecar_signer = signer
         return ""
 
+    def end_of_chain(self) -> None:
+        """Between steps 2 and 8: the commits are all read, so that events can say what became of their keys."""
+        self.current = Current(self.commits)
+
+    @property
+    def header_now(self) -> Header:
+        """The header with the recipients that the last rewrap names."""
+        return (
+            self.header if self.current.recipients is None else replace(self.header, recipients=self.current.recipients)
+        )
+
+    @property
+    def event_tip(self) -> str:
+        """What the next event must bind as the one before."""
+        return self.event_digests[-1] if self.events else self.manifest_digest
+
+    def read_event(self, data: bytes) -> None:
+        """Step 8, for the next event. Which role it needs is read from it before that is checked, and believed after it."""
+        number = len(self.events)
+        name = event_path(number)
+        envelope = dsse.parse(data, name, EVENT_LIMIT)
+        kind = kind_of(envelope)
+        pinned = None if kind in OFFICER else self.header.keyids
+        signers = envelope.check(kind, self.trust, self.moment, host=self.header.host, pinned=pinned)
+        event = Event.read(envelope, kind, self.vault, number, self.event_tip, self.manifest_digest)
+        try:
+            self.current.apply(event, self.header.recipients)
+        except ValueError as error:
+            raise _against_rules(name, str(error)) from None
+        self.events.append(event)
+        self.event_digests.append(hashlib.sha256(data).hexdigest())
+        self.event_signers.append(signers)
+
     def check_keybag(self, attempt: int, data: bytes) -> Keybag:
-        """Step 5, for one attempt."""
-        name = keybag_path(attempt)
-        takeover, _ = self.attempts[attempt]
-        if hashlib.sha256(data).hexdigest() != takeover.keybag:
+        """Step 5, for one attempt that has regions with keys left."""
+        name, digest = (held := self.current.keybags[attempt]).name, held.sha256
+        if hashlib.sha256(data).hexdigest() != digest:
             raise Forged(
                 f"{name}: not the keybag that attempt {attempt} was signed with",
                 "It was exchanged or damaged. Restore it from a copy; nothing opens without it.",
@@ -157,27 +195,50 @@ class Examiner:
         bag = Keybag.read(data, self.vault, attempt, name)
         if bag.mode != ("direct" if self.header.quorum is None else "shares"):
             raise _against_rules(name, f"is of mode {bag.mode}, against the header")
-        listed = sorted((r.digest, r.suite) for r in self.header.recipients)
+        listed = sorted((r.digest, r.suite) for r in self.header_now.recipients)
         if [(e.recipient, e.suite) for e in bag.entries] != listed:
-            raise _against_rules(name, "is not sealed to exactly the recipients that the header names")
+            raise _against_rules(
+                name, "is not sealed to exactly the recipients that the header, or the last rewrap, names"
+            )
         return bag
 
     def check_keys(self, commit: Commit, data: bytes) -> WrappedKeys:
-        """Step 5, for one ``regions`` commit."""
-        assert isinstance(commit.body, Regions)
-        name = keys_path(commit.attempt, commit.number)
-        keys = WrappedKeys.read(data, self.vault, commit.attempt, commit.number, name)
-        keys.check([(r.index, r.key) for r in commit.body.regions], name)
+        """Step 5, for one ``regions`` commit of which some region has a key left."""
+        held, left = self.current.keys[commit.number], self.current.regions(commit)
+        if held.sha256 not in (None, hashlib.sha256(data).hexdigest()):
+            raise Forged(
+                f"{held.name}: not the key object that event {held.name.split('.')[-2].split('-')[0]} names",
+                "It was exchanged or damaged. Restore it from a copy.",
+            )
+        keys = WrappedKeys.read(data, self.vault, commit.attempt, commit.number, held.name)
+        if held.rewrapped:
+            # What each opens is shown by the body's commitment alone; that these are the keys, by the event's digest.
+            if [index for index, _ in keys.keys] != [r.index for r in left]:
+                raise _against_rules(held.name, "does not name the regions of its commit that have keys left")
+        else:
+            keys.check([(r.index, r.key) for r in left], held.name)
         return keys
 
-    def read_event(self, data: bytes) -> None:
-        """Step 8, for the next event."""
-        number = len(self.events)
-        envelope = dsse.parse(data, event_path(number))
-        self._check("release", envelope)
-        event = ReleaseEvent.read(envelope, self.vault, number, self._event_tip, self.manifest_digest)
-        self.events.append(event)
-        self._event_tip = hashlib.sha256(data).hexdigest()
+    def changes(self) -> list[str]:
+        """For people: what officers did to the keys, who and why."""
+        told = []
+        for event, signers in zip(self.events, self.event_signers, strict=True):
+            body = event.body
+            if isinstance(body, Shred):
+                count = sum(number == event.number for number in self.current.shredded.values())
+                what, why = f"{count} regions shredded", f": {body.reason}"
+            elif isinstance(body, Rewrap):
+                what = f"sealed to {', '.join(r.name for r in body.recipients)}"
+                why = ", with new vault keys" if body.keys else ""
+            elif isinstance(body, Granted):
+                count = sum(run.last - run.first + 1 for run in body.regions)
+                what, why = f"{count} regions granted to {body.recipient.name}", f", file {body.file[:16]}"
+            else:
+                continue
+            told.append(
+                f"event {event.number}: {what} by {', '.join(map(self.trust.principal, signers))}, {event.time}{why}"
+            )
+        return told
 
     def release_bytes(self) -> dict[str, int]:
         """Bytes of memory that commits authorised to be handed back, in all and by outcome (untold ones are unknown)."""

@@ -152,6 +152,10 @@ class Reader:
             opened = self._frames.obtain(number, partial(self._opened, number))
             yield region.record.offset, region.record.length, opened.index()
 
+    def touched_regions(self) -> list[Openable]:
+        """The regions that reads have opened so far, by offset."""
+        return [self._regions[number] for number in sorted(self.touched)]
+
     def close(self) -> None:
         """End the threads that read ahead."""
         if self._ahead:

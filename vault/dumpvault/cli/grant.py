@@ -1,0 +1,90 @@
+"""``dumpvault grant``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from dumpvault.cli import output
+from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.errors import Usage
+from dumpvault.flows.granting import GrantRequest, grant
+from dumpvault.flows.listing import find_vault
+from dumpvault.flows.roles import signer_with_role
+
+__all__ = ["grant_command"]
+
+
+@click.command(
+    "grant",
+    epilog=output.epilog(
+        "dumpvault grant 3f9c --regions 0-3,17 --to vendor.pub",
+        "dumpvault grant latest --dmesg --to vendor.pub -o grant.json",
+        codes=(0, 1, 2, 3, 10, 12, 13, 130),
+    ),
+)
+@click.argument("vault", metavar="ID")
+@click.option("--regions", metavar="LIST", help="These: 0-3,17; or 2/0-3 for those of attempt 2.")
+@click.option("--dmesg", is_flag=True, help="What reading the kernel log takes.")
+@click.option("--notes", is_flag=True, help="ELF headers and notes: registers, VMCOREINFO.")
+@click.option("--to", required=True, metavar="NAME|FILE", help="The public key of who shall open them.")
+@click.option("-o", "--output", "path", metavar="FILE", help="The grant's file. [default: a name of its own]")
+@store_option
+@click.option("--signer", metavar="NAME|FILE", help="The officer's key. [default: the home's only one]")
+@click.option(
+    "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key that opens it. [default: any of the site's]"
+)
+@passphrase_option
+@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
+@output.json_option
+def grant_command(
+    vault: str,
+    regions: str | None,
+    dmesg: bool,
+    notes: bool,
+    to: str,
+    path: str | None,
+    store: str | None,
+    signer: str | None,
+    keys: tuple[str, ...],
+    passphrase_file: str | None,
+    allowed_signers: str | None,
+    as_json: bool,
+) -> None:
+    """Give somebody the keys of some regions: a file that opens those, with their private key, and nothing else.
+
+    It takes a key that opens the vault, and an officer's; an event of the vault records it. The receiver needs the file,
+    the vault's signed objects and those regions, and allowed_signers. Nothing takes a grant back.
+    """
+    if (regions is not None) + dmesg + notes != 1:
+        raise Usage("one of --regions, --dmesg and --notes says what is granted", "Give exactly one.")
+    site = load_site()
+    trust = load_trust(site, allowed_signers)
+    place = site.store(store)
+    unlock = unlocker(passphrase_file)
+    held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
+    what: Literal["regions", "dmesg", "notes"] = "dmesg" if dmesg else "notes" if notes else "regions"
+    request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held)
+    write = output.new_file(path)
+    made, event, data = grant(
+        place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock
+    )
+    name = write(f"grant-{request.vault[:12]}-{event}-{made.recipient.name}.json", data)
+    output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {event})")
+    if as_json:
+        output.print_json(
+            {
+                "event": event,
+                "file": name,
+                "recipient": {
+                    "name": made.recipient.name,
+                    "sha256": made.recipient.digest,
+                    "suite": made.recipient.suite,
+                },
+                "regions": [run.encode() for run in made.regions],
+                "vault": request.vault,
+            }
+        )
+    else:
+        click.echo(name)
