@@ -78,14 +78,22 @@ def show_command(name: str | None, text: bool, as_json: bool) -> None:
 @click.option(
     "--recipient", "recipients", multiple=True, metavar="NAME|FILE", help="Who shall open. [default: the site's]"
 )
-@click.option("--signer", metavar="NAME|FILE", help="The collector's signing key. [default: the site's]")
+@click.option("--quorum", metavar="KofN:NAME,…", help="Custodians, instead of --recipient. [default: the site's]")
+@click.option(
+    "--signer",
+    "signers",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="The collector's signing key. May be repeated. [default: the site's]",
+)
 @click.option("--host", metavar="NAME", help="Name of the machine. [default: this machine's]")
 @store_option
 @output.json_option
 def check_command(
     name: str | None,
     recipients: tuple[str, ...],
-    signer: str | None,
+    quorum: str | None,
+    signers: tuple[str, ...],
     host: str | None,
     store: str | None,
     as_json: bool,
@@ -96,7 +104,7 @@ def check_command(
     """
     site = load_site()
     policy = site.policy(name)
-    lines = flow.check(site, policy, recipients or site.recipients, signer or site.signer, host, store)
+    lines = flow.check(site, policy, recipients, quorum, signers, host, store)
     code = flow.exit_code(lines)
     if as_json:
         rules = [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from dumpvault.errors import VaultError
-from dumpvault.flows.capture import recipients_for, signer_for
+from dumpvault.flows.capture import parties_for, signers_for
 from dumpvault.flows.planning import plan
 from dumpvault.flows.site import Site
 from dumpvault.formats.policy import Policy
@@ -32,9 +32,18 @@ class Line:
 
 
 def check(
-    site: Site, policy: Policy, recipients: tuple[str, ...], signer: str | None, host: str | None, store: str | None
+    site: Site,
+    policy: Policy,
+    recipients: tuple[str, ...],
+    quorum: str | None,
+    signers: tuple[str, ...],
+    host: str | None,
+    store: str | None,
 ) -> list[Line]:
-    """Every rule of ``policy`` against what a capture at ``site`` would be. Writes nothing."""
+    """Every rule of ``policy`` against what a capture at ``site`` would be; what is not named is the site's.
+
+    Writes nothing.
+    """
     problems: dict[str, VaultError] = {}
 
     def held(tables: tuple[str, ...], find: Callable[[], list[_Found]]) -> list[_Found]:
@@ -44,10 +53,12 @@ def check(
             problems.update(dict.fromkeys(tables, error))
             return []
 
-    keys = held(("recipients", "quorum"), lambda: recipients_for(site, recipients))
+    parties = held(("recipients", "quorum"), lambda: [parties_for(site, recipients, quorum)])
+    keys, threshold = parties[0] if parties else ([], None)
     machine = host or os.uname().nodename
-    signers = held(("signatures",), lambda: [signer_for(site, signer, machine).signer])
-    facts = plan(site, policy, recipients=keys, signers=signers, store=store)
+    named = signers or site.signer
+    kinds = held(("signatures",), lambda: [key.signer for key in signers_for(site, named, machine)])
+    facts = plan(site, policy, recipients=keys, quorum=threshold, signers=kinds, store=store)
     broken = {one.rule: one for one in policy.broken(facts)}
     told = {
         "recipients": ", ".join(f"{r.name} ({r.suite.name})" for r in keys),
