@@ -6,7 +6,7 @@ is what this site's configuration names for the host that the header states.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Retrieval,
 from dumpvault.ranges import Ranges
 
 if TYPE_CHECKING:
-    from dumpvault.flows.combining import Approvals
+    from dumpvault.flows.combining import Agreement
     from dumpvault.flows.verify import Report
 
 __all__ = ["Judge", "Judgement"]
@@ -55,13 +55,13 @@ class Judgement:
 class Judge:
     """``policy`` overrides the configuration; ``retrieval`` is None where nothing is to be opened.
 
-    ``approvals`` are what custodians answered: those that agree count, and their request says why.
+    ``agree`` gives what custodians agreed to, for a vault under dual control: those count, and their request says why.
     """
 
     site: Site
     policy: str | None = None
     retrieval: Retrieval | None = None
-    approvals: Approvals | None = None
+    agree: Callable[[Report], Agreement] | None = None
 
     def chosen(self, header: Header) -> tuple[Policy, bool]:
         """The policy that a vault with this header must obey, and whether this site names it. Raises as ``judge`` does."""
@@ -94,11 +94,9 @@ class Judge:
     def _agreed(self, report: Report) -> Retrieval | None:
         """What is said for the opening; under dual control with what its request says, and how many custodians agreed."""
         asked = self.retrieval
-        if asked is None or report.examiner.header.quorum is None or report.verdict == "failed":
+        if asked is None or self.agree is None or report.examiner.header.quorum is None or report.verdict == "failed":
             return asked
-        from dumpvault.flows.combining import agree
-
-        agreement = agree(report, self.approvals)
+        agreement = self.agree(report)
         request = agreement.request
         return Retrieval(
             asked.reason or request.reason, asked.ticket or request.ticket or "", len(agreement.custodians)

@@ -293,8 +293,8 @@ class _Verification:
                 if self._examiner.manifest is None:
                     raise Forged(f"{name}: an event without a manifest", "Restore the manifest from a copy.")
                 self._examiner.read_event(self._get(name))
-            later = [other for other in self._list() if other.startswith("events/")]
-            if lost := [other for other in later if _number(other) > len(self._examiner.events)]:
+            later = [other for other in self._list() if _number(other) > len(self._examiner.events)]
+            if lost := [other for other in later if self._examiner.vouches_for_event(other, self._get(other))]:
                 raise Incomplete(
                     f"{event_path(len(self._examiner.events))}: missing, though {min(lost)} is there",
                     "What became of keys is not known. Restore it from a copy.",

@@ -184,6 +184,18 @@ class Examiner:
         self.event_digests.append(hashlib.sha256(data).hexdigest())
         self.event_signers.append(signers)
 
+    def vouches_for_event(self, name: str, data: bytes) -> bool:
+        """Whether ``data``, under a number that the events do not reach, is a trusted signer's event of this vault."""
+        try:
+            envelope = dsse.parse(data, name, EVENT_LIMIT)
+            kind = kind_of(envelope)
+            pinned = None if kind in OFFICER else self.header.keyids
+            envelope.check(kind, self.trust, self.moment, host=self.header.host, pinned=pinned)
+            predicate = envelope.statement(kind).predicate
+            return isinstance(predicate, dict) and predicate.get("vault") == self.vault
+        except Forged:
+            return False  # anybody can put junk under any name
+
     def check_keybag(self, attempt: int, data: bytes) -> Keybag:
         """Step 5, for one attempt that has regions with keys left."""
         name, digest = (held := self.current.keybags[attempt]).name, held.sha256
