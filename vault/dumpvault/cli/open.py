@@ -19,7 +19,7 @@ from dumpvault.cli.site import (
     unlocker,
 )
 from dumpvault.errors import Usage
-from dumpvault.flows.combining import agree
+from dumpvault.flows.combining import retrieval
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
@@ -84,7 +84,7 @@ def open_command(
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
     answers = load_approvals(site, approvals)
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: agree(report, answers))
+    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
     request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, load_grant(grant))
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)

@@ -21,7 +21,7 @@ from dumpvault.cli.site import (
     store_option,
     unlocker,
 )
-from dumpvault.flows.combining import agree
+from dumpvault.flows.combining import retrieval
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
@@ -88,7 +88,7 @@ def viewed(
     for name in keep_out_of_swap(shared=shared):
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: agree(report, answers))
+    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
     request = ViewRequest(
         find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, load_grant(grant)
     )

@@ -12,11 +12,12 @@ from dumpvault.flows.verify import Report
 from dumpvault.formats import dsse
 from dumpvault.formats.header import Header
 from dumpvault.formats.kem import SUITES
+from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.formats.request import Approval, Request, share_info
 from dumpvault.stages.onetime import OneTimeKeys
 from dumpvault.stages.unlock import combine_shares, custodian_name
 
-__all__ = ["Agreement", "Approvals", "agree"]
+__all__ = ["Agreement", "Approvals", "agree", "retrieval"]
 
 _ASK = "Ask the custodians with 'dumpvault request ID --reason WHY', and give what they answer with --approvals."
 
@@ -64,6 +65,12 @@ class Agreement:
         if not self._onetime.use_up(self._answers[0].approval.request):
             _gone(self._answers[0].name)
         return keks
+
+
+def retrieval(report: Report, approvals: Approvals | None) -> Retrieval:
+    """What ``agree`` comes to, in the words of a policy: why, where that is recorded, and how many agreed."""
+    agreement = agree(report, approvals)
+    return Retrieval(agreement.request.reason, agreement.request.ticket or "", len(agreement.custodians))
 
 
 def agree(report: Report, approvals: Approvals | None) -> Agreement:

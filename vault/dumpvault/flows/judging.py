@@ -21,7 +21,6 @@ from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Retrieval,
 from dumpvault.ranges import Ranges
 
 if TYPE_CHECKING:
-    from dumpvault.flows.combining import Agreement
     from dumpvault.flows.verify import Report
 
 __all__ = ["Judge", "Judgement"]
@@ -61,7 +60,7 @@ class Judge:
     site: Site
     policy: str | None = None
     retrieval: Retrieval | None = None
-    agree: Callable[[Report], Agreement] | None = None
+    agree: Callable[[Report], Retrieval] | None = None
 
     def chosen(self, header: Header) -> tuple[Policy, bool]:
         """The policy that a vault with this header must obey, and whether this site names it. Raises as ``judge`` does."""
@@ -96,11 +95,8 @@ class Judge:
         asked = self.retrieval
         if asked is None or self.agree is None or report.examiner.header.quorum is None or report.verdict == "failed":
             return asked
-        agreement = self.agree(report)
-        request = agreement.request
-        return Retrieval(
-            asked.reason or request.reason, asked.ticket or request.ticket or "", len(agreement.custodians)
-        )
+        said = self.agree(report)
+        return Retrieval(asked.reason or said.reason, asked.ticket or said.ticket, said.approvals)
 
 
 def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrieval | None) -> Found:
