@@ -143,22 +143,32 @@ class Proof:
         """A capture whose step ``number`` fails, once: what C, A and B have against it, the step, the world it leaves."""
         twin = Machine(self.calls.world.machine.layout, bad_pages=self.calls.world.machine.bad_pages)
         calls = self.rehearsal.calls(self.rehearsal.world(twin))
-        failed: list[tuple[World, str]] = []
+        failed: list[tuple[World, str, int]] = []
 
         def before(step: str) -> None:
             if not failed and len(calls.moments) >= number and not step.startswith("release"):
-                failed.append((calls.moments[-1].world, step))
+                failed.append((calls.moments[-1].world, step, len(calls.moments)))
                 raise OSError(error, os.strerror(error))
 
         calls.before = before
         result = self.rehearsal.capture(calls)
         if not failed:
             return None  # this run took fewer steps: threads and clocks decide when it commits
-        world, (then, step) = calls.world, failed[0]
+        world, (then, step, at) = calls.world, failed[0]
         found = self.judge.released(world.disk.power_lost(), world.machine, world.run)
         if not isinstance(result, CaptureResult):
-            later = self.judge.look(world.disk).authorised.keys() - self.judge.look(then.disk).authorised
-            found += [f"C: commit {key[0]} authorised a release after a failed {step}" for key in later]
+            # What the committing thread had under way when a sealing thread's call failed may end: one put, one release.
+            authorised = self.judge.look(world.disk).authorised
+            later = authorised.keys() - self.judge.look(then.disk).authorised
+            if len({commit for commit, _ in later}) > 1:
+                found.append(f"C: commits {sorted(later)} authorised releases after a failed {step}")
+            found += [
+                f"C: {key} was released after a failed {step}"
+                for key in later
+                if authorised[key] in world.machine.kernel.writes
+            ]
+            if sum(moment.step.startswith("release") for moment in calls.moments[at:]) > 1:
+                found.append(f"C: releases went on after a failed {step}")
         elif not step.startswith("unlink") and ".reserve" not in step:
             # Only giving up a temporary file, or the room that is kept free, may fail unnoticed.
             found.append(f"C: success in spite of a failed {step}")

@@ -165,7 +165,7 @@ class Committer:
         releases = self._releaser.due(self.durable) if release else []
         if not (regions or outcomes or releases):
             return
-        number = self._chain.commit_regions(regions, self._now(), releases, outcomes)
+        number = self._chain.commit_regions(regions, self._now(), releases, outcomes, self._broken.is_set)
         self.pending, self.outcomes = [], []
         if releases:
             assert self._journal is not None

@@ -90,14 +90,18 @@ class Chain:
         time: str,
         releases: Sequence[Release] = (),
         outcomes: Sequence[Outcome] = (),
+        broken: Callable[[], bool] = lambda: False,
     ) -> int:
         """Commit regions whose bodies are durable: pairs of record and wrapped key. Keys first, then the commit.
 
-        Returns the commit's number. ``releases`` may be performed once this has returned, and not before.
+        Returns the commit's number. ``releases`` may be performed once this has returned, and not before; where a writer
+        is ``broken`` by then, the commit authorises none.
         """
         if regions:
             keys = WrappedKeys(self.vault, self.attempt, self.next, [(r.index, wrapped) for r, wrapped in regions])
             self._put(keys_path(self.attempt, self.next), keys.encode())
+        if broken():
+            releases = ()
         records = tuple(record for record, _ in regions)
         self.append(Regions(records, tuple(releases), tuple(outcomes)), time)
         for record in records:
