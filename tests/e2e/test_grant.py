@@ -152,6 +152,16 @@ def test_the_notes(vendor: Vendor, case: Case) -> None:
 def test_all_regions(vendor: Vendor, case: Case) -> None:
     grant = vendor.granted("--regions", f"0-{len(spans(case)) - 1}")
     assert vendor.opened(grant)[:2] == (0, case.source)
+    assert vendor.opened(grant, store=vendor.store("keybag", "keys"))[:2] == (0, case.source), "it needs no key object"
+
+
+def test_without_the_manifest(vendor: Vendor, case: Case) -> None:
+    """A copy that lacks what a grant is bound to is incomplete, not another vault."""
+    store = vendor.store()
+    (store / "vaults" / case.vault.name / "manifest.dsse.json").unlink()
+    code, data, told = vendor.opened(vendor.granted("--notes"), "--partial", store=store)
+    assert (code, data) == (3, b"")
+    assert "manifest.dsse.json: missing" in told
 
 
 def private(case: Case, name: str) -> SigningKey:
@@ -234,10 +244,11 @@ def test_bad_requests_change_nothing(vendor: Vendor, case: Case, arguments: tupl
 
 
 def test_a_file_that_is_no_grant(vendor: Vendor, tmp_path: Path) -> None:
-    for data in (b"", b"{}", b"\xff", (vendor.case.vault / "manifest.dsse.json").read_bytes()):
+    manifest = (vendor.case.vault / "manifest.dsse.json").read_bytes()
+    for data, code in ((b"", 1), (b"\xff", 1), (vendor.public.read_bytes(), 1), (b"{}", 10), (manifest, 10)):
         (tmp_path / "g").write_bytes(data)
         ran = vendor.call("open", tmp_path / "g", "-o", tmp_path / "o", "--partial")
-        assert (ran.code, (tmp_path / "o").exists()) == (10, False)
+        assert (ran.code, (tmp_path / "o").exists()) == (code, False)
         assert "internal error" not in ran.err
     assert vendor.call("open", tmp_path / "nothing", "-o", tmp_path / "o").code == 1
 

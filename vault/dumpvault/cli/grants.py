@@ -29,4 +29,6 @@ def load_grant(path: str | None) -> dsse.Envelope | None:
             data = file.read(LIMIT + 1)
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}", "It should hold a grant.") from None
+    if not data.startswith(b"{"):
+        raise BadInput(f"{path} is no grant", "Name the file that 'dumpvault grant' made.")
     return dsse.parse(data, path, LIMIT)

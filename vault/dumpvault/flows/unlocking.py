@@ -86,7 +86,7 @@ def unlock_vault(
     ``judge`` says what policy the vault must obey, ``accept`` raises what stands against going on; it is asked before any
     key is touched. Raises ``VaultError``.
     """
-    report = verify(store, vault, trust, judge=judge, bodies=False)
+    report = verify(store, vault, trust, judge=judge, bodies=False, keys=grant is None)
     examiner = report.examiner
     if grant is not None and report.header_read:
         given = _believed(report, grant)
@@ -128,6 +128,10 @@ def _offset(region: KeyedRegion) -> int:
 def _believed(report: Report, envelope: Envelope) -> Grant:
     """A grant that an officer signed for this very vault. Raises ``Forged``."""
     examiner = report.examiner
+    if examiner.manifest is None:
+        raise Incomplete(
+            "manifest.dsse.json: missing, and a grant is bound to it", "Restore it from a copy of the vault."
+        )
     envelope.check("grant", examiner.trust, report.moment, host=examiner.header.host)
     grant = Grant.read(envelope)
     bound = (report.vault, examiner.header_digest, examiner.manifest_digest)

@@ -142,13 +142,14 @@ def verify(
     key: PrivateKey | None = None,
     judge: Judge | None = None,
     bodies: bool = True,
+    keys: bool = True,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Carry out every step that can be; never raises for what is wrong with the vault, which the report says.
 
     ``judge`` says what policy the vault must obey; without one, step 10 is left out. ``bodies`` False leaves out reading
     the regions (step 6, of which the sizes are still checked), for ``open``, which checks every block as it decrypts, and
-    for ``info``.
+    for ``info``. ``keys`` False leaves out the key objects (step 5), which a grant does without.
     """
     moment = moment or trust.at or datetime.now(UTC)
     examiner = Examiner(vault, trust, moment)
@@ -160,7 +161,8 @@ def verify(
         flow.chain()
         flow.events()
         flow.sidecar()
-        flow.keys()
+        if keys:
+            flow.keys()
         flow.regions(jobs or os.cpu_count() or 1, bodies, progress)
         flow.completeness()
         flow.foreign()
