@@ -62,12 +62,20 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
             shutil.rmtree(path, ignore_errors=True)
 
 
+#: Where this machine has its own packages from; mmdebstrap reads either form (sources.list(5)).
+_SOURCES = [
+    path
+    for path in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list"))
+    if path.is_file() and path.read_text().strip()
+]
+
+
 def _make(path: Path, suite: str) -> Debian:
     made = subprocess.run(
         [
             "mmdebstrap", "--quiet", "--variant=apt", "--mode=root", "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=force-unsafe-io",
-            f"--include={_PACKAGES}", suite, str(path), "http://deb.debian.org/debian",
+            f"--include={_PACKAGES}", suite, str(path), *map(str, _SOURCES),
         ],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
