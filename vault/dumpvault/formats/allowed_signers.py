@@ -15,12 +15,15 @@ from dumpvault.formats.sshkey import KEY_TYPES, Signer
 __all__ = ["ROLES", "AllowedSigners", "TrustedKey", "end_validity", "line_for", "namespace", "revoked_keyids"]
 
 _STATEMENTS = {
-    "collector": ("header", "commit", "manifest", "release"),
+    "collector": ("header", "commit", "manifest", "release", "entry-collector"),
     "analyst": ("request",),
     "custodian": ("approval",),
     "officer": ("rewrap", "grant", "shred"),
     "auditor": ("audit",),
     "log": ("checkpoint",),
+    "witness": ("cosignature",),
+    # One key for whatever people do: each home has one (docs/spec/ledger.md, section 2).
+    "actor": ("entry-analyst", "entry-custodian", "entry-officer", "entry-auditor"),
 }
 
 
