@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from dumpvault.flows.site import Site
+from dumpvault.formats import jcs
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.entry import Entry
+from dumpvault.formats.entry import Entry, sign
 from dumpvault.formats.sshkey import CanSign
-from dumpvault.model import Store
+from dumpvault.model import Store, vault_prefix
 
 __all__ = ["Custody", "Recorded", "Subject", "put_collected"]
 
@@ -70,4 +73,19 @@ def put_collected(
 
     Raises ``StoreFailed``; a capture must not fail for it.
     """
-    raise NotImplementedError
+    entry = Entry(
+        event="collected",
+        role="collector",
+        vault=vault,
+        subject=f"{vault_prefix(vault)}/manifest.dsse.json",
+        digest=hashlib.sha256(manifest).hexdigest(),
+        actor=actor,
+        host=host,
+        time=jcs.to_time(datetime.now(UTC)),
+        ledger=None,
+        sha384=hashlib.sha384(manifest).hexdigest() if sha384 else None,
+    )
+    data = sign(entry, keys)
+    digest = hashlib.sha256(data).hexdigest()
+    store.put(f"ledger/inbox/{digest}", data)
+    return digest

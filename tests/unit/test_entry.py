@@ -1,0 +1,58 @@
+"""Entries: what a collector puts counts, and what was changed, misused or not signed does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dumpvault.flows.custody import put_collected
+from dumpvault.formats import entry
+from dumpvault.formats.allowed_signers import AllowedSigners, line_for
+from dumpvault.stages.store import open_store
+from kit import KEY, OTHER, VAULT
+
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+TRUST = AllowedSigners(line_for("collector@db1", KEY.signer, "collector") + line_for("actor", OTHER.signer, "actor"))
+OPENED = entry.Entry(
+    event="opened", role="analyst", vault=VAULT, subject=f"vaults/{VAULT}/manifest.dsse.json", digest="0" * 64,
+    actor="actor", host="desk", time="2026-11-24T00:00:00Z", ledger="here", purpose="why", seen=entry.Seen(3, "1" * 64),
+)  # fmt: skip
+
+
+def judge(data: bytes) -> entry.Judged:
+    return entry.judge(data, "entries/0", "here", TRUST, NOW)
+
+
+def test_collected_goes_to_the_inbox_and_counts_for_its_host(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for host, counts in (("db1", True), ("db2", False)):
+        digest = put_collected(store, [KEY], "collector@db1", host, VAULT, b"manifest", sha384=True)
+        found = judge(store.get(f"ledger/inbox/{digest}"))
+        assert (found.digest, found.counts) == (digest, counts), found.finding
+
+
+def test_an_actor_s_entry_comes_back_as_it_was() -> None:
+    found = judge(entry.sign(OPENED, [OTHER]))
+    assert found.counts and found.entry and found.principal == "actor"
+    assert replace(found.entry, serial="", detail=None) == OPENED
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (entry.sign(OPENED, [KEY]), "finding: entries/0: collector@db1"),
+        (entry.sign(replace(OPENED, ledger="there"), [OTHER]), "finding: entries/0: an entry of another ledger"),
+        (entry.sign(replace(OPENED, role="auditor"), [OTHER]), "finding: entries/0: 'opened' is no event of role auditor"),
+        (entry.sign(replace(OPENED, vault=None), [OTHER]), "junk: entries/0 names no vault"),
+        (entry.sign(OPENED, [OTHER])[:-2], "junk: entries/0"),
+        (bytes(entry.LIMIT + 1), "junk: entries/0: more than 65535 bytes"),
+    ],
+)  # fmt: skip
+def test_what_does_not_count(data: bytes, why: str) -> None:
+    found = judge(data)
+    said = f"finding: {found.finding}" if found.finding else f"junk: {found.junk}"
+    assert said.startswith(why)
+    assert not found.counts
