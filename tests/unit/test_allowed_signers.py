@@ -39,8 +39,9 @@ def test_a_written_line_gives_its_role() -> None:
 
 
 def test_collector_and_officer_share_no_namespace() -> None:
-    """The roles of section 5.1's table: who captures cannot grant or shred, and no namespace has two roles."""
-    assert ROLES["collector"] == tuple(f"dumpvault-{t}@v1" for t in ("header", "commit", "manifest", "release"))
+    """The roles of section 5.1 and of the ledger: who captures cannot grant or shred, and no namespace has two roles."""
+    types = ("header", "commit", "manifest", "release", "entry-collector")
+    assert ROLES["collector"] == tuple(f"dumpvault-{t}@v1" for t in types)
     assert ROLES["officer"] == tuple(f"dumpvault-{t}@v1" for t in ("rewrap", "grant", "shred"))
     every = [n for namespaces in ROLES.values() for n in namespaces]
     assert len(every) == len(set(every))

@@ -15,7 +15,7 @@ from typing import Literal
 from dumpvault.errors import BadInput, NoKey, Usage
 from dumpvault.flows.site import Site
 from dumpvault.formats import jcs
-from dumpvault.formats.allowed_signers import ROLES, TrustedKey, end_validity, line_for
+from dumpvault.formats.allowed_signers import ROLES, TrustedKey, end_validity, line_for, namespace
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.pkcs11_uri import Pkcs11Uri
 from dumpvault.formats.private_key import (
@@ -353,7 +353,9 @@ def _status(entry: TrustedKey) -> Literal["current", "revoked", "expired", "not 
 
 def role_names(facts: KeyFacts) -> list[str]:
     """Roles of the command line whose every namespace the key has; else the bare namespaces."""
-    whole = [role for role, spaces in ROLES.items() if set(spaces) <= set(facts.roles)]
+    # A collector of before the ledger lacks its namespace for entries, and is one all the same.
+    later = {namespace("entry-collector")}
+    whole = [role for role, spaces in ROLES.items() if set(spaces) - later <= set(facts.roles)]
     rest = set(facts.roles) - {space for role in whole for space in ROLES[role]}
     return whole + sorted(rest)
 

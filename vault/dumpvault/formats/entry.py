@@ -171,7 +171,7 @@ class Judged:
         return not self.junk and not self.finding
 
 
-def judge(data: bytes, name: str, origin: str, trust: AllowedSigners, moment: datetime) -> Judged:
+def judge(data: bytes, name: str, origin: str, trust: AllowedSigners, moment: datetime) -> Judged:  # noqa: PLR0911 - one reason, one return
     """Section 2's conditions, but for those that ask for other entries. Never raises for bad bytes."""
     digest = hashlib.sha256(data).hexdigest()
     if len(data) > LIMIT:
