@@ -95,7 +95,7 @@ def make(
             new_signer(site, signer, "collector", None, kind)
         os.chdir(folder)
         request = CaptureRequest(
-            source="source", recipients=("vector",), signer=tuple(names), compress=compress, region_size=region_size,
+            source="source", recipients=("vector",), signers=tuple(names), compress=compress, region_size=region_size,
             host="vector.example", jobs=1,
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)
@@ -131,7 +131,7 @@ def make_eventful(name: str, source: bytes) -> None:
             f"CPU:{end - 20480:#x}-0x800: HPTE:{end - 18432:#x}-0x800: {areas}"
         )
         request = CaptureRequest(
-            source="source", recipients=("vector", "second"), signer="collector@vector.example", compress="zstd:1",
+            source="source", recipients=("vector", "second"), signers=("collector@vector.example",), compress="zstd:1",
             region_size=32768, host="vector.example", jobs=1, release="phyp", vmcore="source", sysfs=f"{work}/sys",
         )  # fmt: skip
 
@@ -176,7 +176,7 @@ def make_shared(name: str, source: bytes) -> None:
         new_signer(site, "analyst", "analyst", None)
         os.chdir(folder)
         request = CaptureRequest(
-            source="source", recipients=(), signer="collector", compress="zstd:1", region_size=65536,
+            source="source", recipients=(), signers=("collector",), compress="zstd:1", region_size=65536,
             host="vector.example", jobs=1, quorum="2of3:alice,bob,carol",
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)
