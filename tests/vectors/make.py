@@ -206,7 +206,8 @@ def make_changed(name: str, source: bytes) -> None:
     """A vault that an officer changed: one recipient added, one removed, regions shredded, and others granted.
 
     ``recipient.key`` opens it now, ``removed.key`` did; ``vendor.key`` opens what ``grant.json`` is for. ``changed.json``
-    says which regions those are.
+    says which regions those are. ``unrecorded.json`` is a grant that only a copy of the vault records, in an event of the
+    same number.
     """
     folder = HERE / name
     if folder.exists():
@@ -229,11 +230,15 @@ def make_changed(name: str, source: bytes) -> None:
         result = capture(site, request, lambda done, total: None, lambda vault: None)
         for words in (
             ["rewrap", "--add", "added"], ["grant", "--regions", "0-1,3", "--to", "vendor", "-o", "grant.json"],
+            ["grant", "--store", "copy", "--regions", "0-1", "--to", "vendor", "-o", "unrecorded.json"],
             ["rewrap", "--remove", "removed"],
             ["shred", "--regions", "2-3", "--reason", "vector", "--yes", "-o", "certificate.json"],
         ):  # fmt: skip
             with suppress(SystemExit):
                 command([words[0], result.vault, *words[1:]])
+            if words[0] == "rewrap":
+                shutil.copytree(site.store_url, "copy", dirs_exist_ok=True)
+        shutil.rmtree("copy")
         shutil.copytree(site.store_url, folder / "store")
         for key, to in (("added", "recipient"), ("removed", "removed"), ("vendor", "vendor")):
             shutil.copy(site.trust.private_path(key), folder / f"{to}.key")

@@ -46,6 +46,7 @@ class Opened:
     regions: int
     foreign: list[str]
     shredded: int = 0  # regions whose keys an event destroyed
+    recorded: bool | None = None  # whether the vault has the event that records the grant, if that was used
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ EVENTS = {"release": {"method": ("phyp", "fadump"), "result": RESULT},
           "shred": {"reason": str, "regions": (list, None), "keys": KEYS},
           "rewrap": {"recipients": [LISTED, 1, 128], "keybags": [{"attempt": int, "sha256": DIGEST}, 1, 65536], "keys": KEYS},
           "grant": {"recipient": LISTED, "regions": RUNS, "file": DIGEST}}
-GRANT = {"header": DIGEST, "recipient": LISTED, "regions": RUNS, "sealed": is_base64, "time": TIME}
+GRANT = {"header": DIGEST, "event": int, "recipient": LISTED, "regions": RUNS, "sealed": is_base64, "time": TIME}
 PRIVATE = {"format": "dumpvault-private@v1", "name": NAME, "purpose": "recipient", "algorithm": SUITE,
            "public": is_base64, "protection": {"kind": "none"}, "secret": is_base64}  # keys.md
 # fmt: on
@@ -354,6 +355,7 @@ class Vault:
         self.rewrapped: set[int] = set()
         self.shredded: set[tuple[int, int]] = set()
         self.superseded: set[str] = set()
+        self.events: list[tuple[str, Any]] = []  # their types and bodies
 
     def find(self, name: str, limit: int) -> bytes | None:
         """An object that may be absent. It counts as known until something tells otherwise."""
@@ -547,6 +549,7 @@ class Vault:
                 self.rewrap(name, number, body)
             elif kind == "grant":
                 self.expand(name, body["regions"])
+            self.events.append((kind, body))
             previous, number = sha256(data), number + 1
         later = (re.fullmatch(r"(0|[1-9][0-9]*)\.dsse\.json", path.name) for path in (self.root / "events").glob("*"))
         lost = any(found and int(found[1]) > number and self.is_event(f"events/{found[0]}") for found in later)
@@ -658,8 +661,8 @@ class Vault:
             need(len(key) == 40 and signed, name, f"not the key of {region.name}")
         return wrapped
 
-    def read_grant(self, data: bytes, private_key_file: bytes) -> dict[tuple[int, int], bytes]:
-        """Section 12.4: the data keys of its regions, by (attempt, index)."""
+    def read_grant(self, data: bytes, private_key_file: bytes) -> tuple[dict[tuple[int, int], bytes], bool]:
+        """Section 12.4: the data keys of its regions, by (attempt, index), and whether its record is there."""
         name, manifest = "grant", sha256(self.get("manifest.dsse.json", MIB))
         suite, private_key, me = read_private_key("private key", private_key_file)
         need(len(data) <= 8 * MIB, name, "longer than 8 MiB")
@@ -668,10 +671,13 @@ class Vault:
         grant = self.statement(name, payload, *about, {**GRANT, "header": self.digest})
         to, regions = grant["recipient"], self.expand(name, grant["regions"])
         need((to["sha256"], to["suite"]) == (me, suite), name, "not for this private key")
+        record = ("grant", {"recipient": to, "regions": grant["regions"], "file": sha256(data)})
+        recorded = grant["event"] < len(self.events)
+        need(not recorded or self.events[grant["event"]] == record, name, "not the one that its event records")
         info = lines("dumpvault-grant@v1", suite, self.id, self.digest, manifest, me)
         keys = unseal(name, suite, private_key, base64.b64decode(grant["sealed"]), info)
         need(len(keys) == 32 * len(regions), name, "keys of the wrong length")
-        return {region: keys[32 * i :][:32] for i, region in enumerate(regions)}
+        return {region: keys[32 * i :][:32] for i, region in enumerate(regions)}, recorded
 
     def read_message(self, region: Region) -> bytes:
         """Step 6. Blocks are compared before decryption: a holder of the data key could forge chunks (section 14)."""
@@ -949,8 +955,9 @@ def read_vault(
     whole = reading.read_manifest()
 
     alive = [region for region in reading.regions if region.id not in reading.shredded]
+    recorded = None
     if grant is not None:
-        given = reading.read_grant(grant, opened_with)
+        given, recorded = reading.read_grant(grant, opened_with)
         alive = [region for region in alive if region.id in given]
         deks = {region.name: given[region.id] for region in alive}
     else:
@@ -981,4 +988,4 @@ def read_vault(
     indexes.sort(key=lambda item: item[0])
     dump = reassemble(data, indexes) if whole and len(indexes) == len(reading.regions) > 0 else None
     foreign = sorted(set(present) - reading.known - reading.superseded) if grant is None else []
-    return Opened(bytes(data), dump, whole, len(reading.regions), foreign, len(reading.shredded))
+    return Opened(bytes(data), dump, whole, len(reading.regions), foreign, len(reading.shredded), recorded)
