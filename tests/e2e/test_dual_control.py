@@ -155,7 +155,7 @@ def test_a_resumed_capture_is_one_request(sites: Sites) -> None:
     path = write_core(sites.path / "resumed", pages=300, seed=4)
     site = Site.load(sites.home("db1").env)
     request = CaptureRequest(
-        str(path), (), "collector", store=str(sites.store), compress="none", region_size=65536, jobs=1,
+        str(path), (), ("collector",), store=str(sites.store), compress="none", region_size=65536, jobs=1,
         quorum="2of3:alice,bob,carol",
     )  # fmt: skip
     begun: list[str] = []

@@ -224,7 +224,7 @@ def make_changed(name: str, source: bytes) -> None:
         new_signer(site, "officer", "officer", None)
         os.chdir(folder)
         request = CaptureRequest(
-            source="source", recipients=("removed",), signer="collector", compress="zstd:1", region_size=32768,
+            source="source", recipients=("removed",), signers=("collector",), compress="zstd:1", region_size=32768,
             host="vector.example", jobs=1,
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)

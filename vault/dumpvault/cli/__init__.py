@@ -36,6 +36,7 @@ _COMMANDS = {
     "request": ("request", "Ask a vault's custodians to open it."),
     "approve": ("approve", "Answer a request with a custodian's share."),
     "grant": ("grant", "Give somebody the keys of some regions, and nothing else."),
+    "reshare": ("reshare", "Make new vault keys under dual control, and share them anew."),
     "rewrap": ("rewrap", "Change who can open a vault, without touching what is sealed."),
     "shred": ("shred", "Destroy keys by a signed order, and certify it."),
     "integrate": ("integrate", "Seal dumps where the system takes them."),

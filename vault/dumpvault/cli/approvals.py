@@ -11,6 +11,7 @@ from dumpvault.errors import BadInput
 from dumpvault.flows.combining import Approvals
 from dumpvault.flows.site import Site
 from dumpvault.formats.dsse import LIMIT
+from dumpvault.formats.request import Purpose
 from dumpvault.stages.onetime import OneTimeKeys
 
 __all__ = ["approvals_option", "load_approvals", "onetime_keys", "read_envelope"]
@@ -27,11 +28,11 @@ def approvals_option(command: _Command) -> _Command:
     )(command)
 
 
-def load_approvals(site: Site, paths: tuple[str, ...]) -> Approvals | None:
+def load_approvals(site: Site, paths: tuple[str, ...], purpose: Purpose = "open") -> Approvals | None:
     """The files that ``--approvals`` names, beside the requests that they may answer. Raises ``BadInput``."""
     if not paths:
         return None
-    return Approvals([(path, read_envelope(path, "an approval")) for path in paths], onetime_keys(site))
+    return Approvals([(path, read_envelope(path, "an approval")) for path in paths], onetime_keys(site), purpose)
 
 
 def onetime_keys(site: Site) -> OneTimeKeys:

@@ -84,8 +84,11 @@ def open_command(
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
     answers = load_approvals(site, approvals)
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
-    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, load_grant(grant))
+    given = load_grant(grant)
+    judge = Judge(
+        site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers, granted=given is not None)
+    )
+    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, given)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
     output.say_notes(opened.report)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dumpvault.errors import BadInput, Usage
-from dumpvault.flows.officer import begin, now, put_event, refuse_dual_control
+from dumpvault.flows.combining import Approvals
+from dumpvault.flows.officer import begin, now, put_event
 from dumpvault.flows.shredding import parse_regions
-from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
+from dumpvault.flows.unlocking import KeyedRegion, Unlock, Unlocked, unlock_vault
 from dumpvault.flows.verify import Report
-from dumpvault.flows.view import ViewRequest, open_view
+from dumpvault.flows.view import view_of
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.event import LIMIT, expand, runs
@@ -33,6 +34,7 @@ class GrantRequest:
     regions: str
     to: Recipient
     keys: Sequence[PrivateKey | LockedKey]
+    approvals: Approvals | None = None
 
 
 def grant(
@@ -44,12 +46,11 @@ def grant(
 ) -> tuple[Grant, bytes]:
     """The grant and its file's bytes. Raises ``VaultError``."""
     change = begin(store, request.vault, trust)
-    refuse_dual_control(change, "grant")
     examiner = change.report.examiner
     key = signer(examiner.header.host)
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept, request.approvals)
     held = {(region.attempt, region.record.index): region for region in unlocked.regions}
-    wanted = _wanted(store, request, trust, unlock, unlocked.regions)
+    wanted = _wanted(store, request, unlocked)
     if lost := sorted(wanted - held.keys()):
         raise Usage(
             f"region {lost[0][1]} of attempt {lost[0][0]} is not there, or was shredded",
@@ -71,14 +72,13 @@ def _accept(report: Report) -> None:
     """What an event builds on was checked; regions that are missing are refused by name."""
 
 
-def _wanted(
-    store: Store, request: GrantRequest, trust: AllowedSigners, unlock: Unlock, regions: Sequence[KeyedRegion]
-) -> set[tuple[int, int]]:
+def _wanted(store: Store, request: GrantRequest, unlocked: Unlocked) -> set[tuple[int, int]]:
+    regions = unlocked.regions
     if request.what == "regions":
         return set(expand(parse_regions(request.regions, sorted({region.attempt for region in regions}))))
     found = {(r.attempt, r.record.index) for r in regions if r.record.kind in ("headers", "notes")}
     if request.what == "dmesg":
-        view = open_view(store, ViewRequest(request.vault, request.keys), trust, unlock)
+        view = view_of(store, unlocked)
         try:
             for _ in view.kernel_log(lambda text: None):
                 pass

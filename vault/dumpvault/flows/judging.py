@@ -75,6 +75,12 @@ class Judge:
                 "Name the policy that it must obey: [policies] in config.toml, or --policy.",
             ) from None
 
+    def bound_by(self, header: Header) -> list[Policy]:
+        """The policies that a change of the vault's keys must obey: its own, and what this site trusts for it."""
+        own = Policy.parse(header.policy.name, header.policy.text, "in vault.dsse.json")
+        policy, trusted = self.chosen(header)
+        return [own, policy] if trusted else [own]
+
     def judge(self, report: Report) -> Judgement:
         """What ``report``'s vault breaks. Raises ``BadInput`` where the trusted policy cannot be read, ``PolicyRefused``
         where there is none and the vault's own cannot, and what speaks against the approvals."""
@@ -120,7 +126,7 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         known=known,
         signers=list(kinds.values()),
         signed=[(name, [kinds[keyid] for keyid in keyids]) for name, keyids in signed],
-        quorum=header.quorum,
+        quorum=examiner.header_now.quorum,
         region_size=header.region_size,
         created=jcs.from_time(header.created),
         now=report.moment,

@@ -16,6 +16,7 @@ from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
 from dumpvault.formats.event import LIMIT as EVENT_LIMIT
+from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.private_key import PrivateKey
 from dumpvault.model import (
@@ -357,7 +358,7 @@ class _Verification:
         """
         examiner = self._examiner
         if examiner.header.quorum is not None:
-            self._share_opens(key, examiner.header.quorum)
+            self._share_opens(key, examiner.header_now)
             return
         with self._step(11):
             keks: dict[int, bytes] = {}
@@ -369,20 +370,17 @@ class _Verification:
                     with self._part(11):
                         self._commit_opens(commit, keks[commit.attempt])
 
-    def _share_opens(self, key: PrivateKey, quorum: int) -> None:
+    def _share_opens(self, key: PrivateKey, header: Header) -> None:
         examiner = self._examiner
         with self._step(11):
             for attempt, bag in self._report.keybags.items():
                 with self._part(11):
-                    shares = examiner.attempts[attempt][0].shares
-                    assert shares is not None
-                    unlock_share(bag, key, examiner.header, examiner.header_digest, shares)
+                    shares = examiner.committed_shares(attempt)
+                    unlock_share(bag, key, examiner.header_now, examiner.header_digest, shares)
         step = self._report.steps[11]
         if step.state == "held":
             step.state = "partly"
-            step.note = (
-                f"the share of {key.name} is good; {quorum} of {len(examiner.header.recipients)} open the regions"
-            )
+            step.note = f"the share of {key.name} is good; {header.quorum} of {len(header.recipients)} open the regions"
 
     def _commit_opens(self, commit: Commit, kek: bytes) -> None:
         keys = self.wrapped_keys(commit)
