@@ -159,8 +159,11 @@ def make_eventful(name: str, source: bytes) -> None:
     (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
 
 
-def make_shared(name: str, source: bytes) -> None:
-    """2 of 3 custodians with keys of two suites, a request, and the approvals of two of them."""
+def make_shared(name: str, source: bytes, *, reshared: bool = False) -> None:
+    """2 of 3 custodians with keys of two suites, a request, and the approvals of two of them.
+
+    ``reshared``: alice and carol were the first custodians, and an officer shared the vault keys anew when both agreed.
+    """
     folder = HERE / name
     if folder.exists():
         return
@@ -178,9 +181,11 @@ def make_shared(name: str, source: bytes) -> None:
         os.chdir(folder)
         request = CaptureRequest(
             source="source", recipients=(), signers=("collector",), compress="zstd:1", region_size=65536,
-            host="vector.example", jobs=1, quorum="2of3:alice,bob,carol",
+            host="vector.example", jobs=1, quorum="2of2:alice,carol" if reshared else "2of3:alice,bob,carol",
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)
+        if reshared:
+            _reshare(site, work, result.vault)
         store, trust = site.store(), site.trust.allowed_signers()
         report = verify(store, result.vault, trust, bodies=False)
         signer = SigningKey(site.trust.private_key("analyst").secret)
@@ -200,6 +205,23 @@ def make_shared(name: str, source: bytes) -> None:
         "vault": result.vault,
     }  # fmt: skip
     (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
+
+
+def _reshare(site: Site, work: str, vault: str) -> None:
+    """From alice and carol to any two of alice, bob and carol, by the commands themselves."""
+    os.environ["DUMPVAULT_HOME"] = work
+    new_signer(site, "officer", "officer", None)
+    answers = [f"{work}/{who}.json" for who in ("alice", "carol")]
+    lines = [["request", vault, "--for", "reshare", "--reason", "bob is new", "-o", f"{work}/request.json"]]
+    lines += [
+        ["approve", f"{work}/request.json", "--yes", "--key", who, "--signer", f"{who}-signs", "-o", answer]
+        for who, answer in zip(("alice", "carol"), answers, strict=True)
+    ]
+    agreed = [word for answer in answers for word in ("--approvals", answer)]
+    lines.append(["reshare", vault, "--quorum", "2of3:alice,bob,carol", *agreed])
+    for line in lines:
+        with suppress(SystemExit):
+            command(line)
 
 
 def make_changed(name: str, source: bytes) -> None:
@@ -266,6 +288,7 @@ def main() -> None:
     make("signed-mldsa65-alone", "x25519", b"\x02" * 5000, "zstd:1", 4096, signers=("mldsa65",))
     make_shared("shares-2of3", core(64, "little", memory(rng, 20)))
     make_changed("changed-by-officer", core(64, "little", memory(rng, 40)))
+    make_shared("reshared-2of3", core(64, "little", memory(rng, 20)), reshared=True)
 
 
 if __name__ == "__main__":

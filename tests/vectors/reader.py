@@ -124,7 +124,7 @@ MANIFEST = {"finished": TIME, "head": {"commit": int, "sha256": DIGEST}, "size":
             "attempts": [{"attempt": int, "boot_id": (str, None), "regions": int, "bytes": QUANTITY}, 0, MANY]}
 REQUEST = {"time": TIME, "expires": TIME, "requester": str, "reason": re.compile(r"(?s)(?=.*\S).{1,4096}"),
            "ticket": (re.compile("(?s).{1,256}"), None), "attempts": [int, 1, MANY],
-           "keys": [{"suite": SUITE, "public": is_base64}, 1, 5]}
+           "keys": [{"suite": SUITE, "public": is_base64}, 1, 5], "purpose?": ("grant", "reshare"), "rewrap?": DIGEST}
 APPROVAL = {"header": DIGEST, "requester": str, "custodian": DIGEST, "time": TIME, "expires": TIME,
             "shares": [{"attempt": int, "sealed": is_base64}, 1, MANY]}
 RUNS = [{"attempt": int, "first": int, "last": int}, 1, 65536]
@@ -132,7 +132,8 @@ LISTED = {"name": NAME, "suite": SUITE, "sha256": DIGEST}
 KEYS = [{"attempt": int, "commit": int, "sha256": (DIGEST, None)}, 0, 65536]
 EVENTS = {"release": {"method": ("phyp", "fadump"), "result": RESULT},
           "shred": {"reason": str, "regions": (list, None), "keys": KEYS},
-          "rewrap": {"recipients": [LISTED, 1, 128], "keybags": [{"attempt": int, "sha256": DIGEST}, 1, 65536], "keys": KEYS},
+          "rewrap": {"recipients": [LISTED, 1, 128], "quorum?": int, "request?": DIGEST,
+                     "keybags": [{"attempt": int, "sha256": DIGEST, "shares?": SHARES}, 1, 65536], "keys": KEYS},
           "grant": {"recipient": LISTED, "regions": RUNS, "file": DIGEST}}
 GRANT = {"header": DIGEST, "event": int, "recipient": LISTED, "regions": RUNS, "sealed": is_base64, "time": TIME}
 PRIVATE = {"format": "dumpvault-private@v1", "name": NAME, "purpose": "recipient", "algorithm": SUITE,
@@ -355,6 +356,8 @@ class Vault:
         self.rewrapped: set[int] = set()
         self.shredded: set[tuple[int, int]] = set()
         self.superseded: set[str] = set()
+        self.shares: dict[int, dict[str, Any]] = {}  # under dual control, what is committed to of each attempt's VK
+        self.last_rewrap: str | None = None  # the digest of that event
         self.events: list[tuple[str, Any]] = []  # their types and bodies
 
     def find(self, name: str, limit: int) -> bytes | None:
@@ -416,14 +419,18 @@ class Vault:
         self.blobs = dict(zip(keys, blobs, strict=True))
         self.stock = any(next(iter(strings(blob))).decode() in STOCK for blob in blobs)
         custodians = [entry["sha256"] for entry in header["recipients"]]
-        self.quorum, self.components = header.get("quorum"), 0
-        if self.quorum is not None:  # section 7.1
-            self.components = comb(len(custodians), self.quorum - 1) if 2 <= self.quorum <= len(custodians) else 0
-            need(0 < self.components <= 128, name, "no quorum of its custodians")
-            need(len(set(custodians)) == len(custodians), name, "two custodians with one key")
+        self.set_quorum(name, header.get("quorum"), custodians)
         self.region_size, self.frame_size = int(header["region_size"], 16), int(header["frame_size"], 16)
         need(self.region_size % 4096 == 0 and 4096 <= self.region_size <= 2**28, name, "region_size out of bounds")
         need(self.frame_size.bit_count() == 1 and 4096 <= self.frame_size <= 2**20, name, "frame_size out of bounds")
+
+    def set_quorum(self, name: str, quorum: int | None, custodians: list[str]) -> None:
+        """Section 7.1: how many of the custodians must agree, and the number of components that it takes."""
+        self.quorum, self.components = quorum, 0
+        if quorum is not None:
+            self.components = comb(len(custodians), quorum - 1) if 2 <= quorum <= len(custodians) else 0
+            need(0 < self.components <= 128, name, "no quorum of its custodians")
+            need(len(set(custodians)) == len(custodians), name, "two custodians with one key")
 
     def read_chain(self, head: int | None) -> None:
         """Step 2, up to the manifest's head; without a manifest up to the tip, which may be foreign."""
@@ -527,6 +534,7 @@ class Vault:
         """Sections 7 and 8: the key objects that count before any event."""
         for attempt in sorted({region.attempt for region in self.regions}):
             self.bags[attempt] = f"keybag/{attempt}.json", self.takeovers[attempt]["keybag"]
+            self.shares[attempt] = self.takeovers[attempt].get("shares", {})
         for attempt in self.takeovers.keys() - self.bags.keys():
             # Nobody needs this keybag; it is foreign, should it not be the one that the takeover names.
             name = f"keybag/{attempt}.json"
@@ -547,6 +555,7 @@ class Vault:
                 self.shred(name, number, body)
             elif kind == "rewrap":
                 self.rewrap(name, number, body)
+                self.last_rewrap = sha256(data)
             elif kind == "grant":
                 self.expand(name, body["regions"])
             self.events.append((kind, body))
@@ -610,13 +619,26 @@ class Vault:
         need(len({digest for digest, _ in after}) == len(after), name, "a recipient twice")
         need([bag["attempt"] for bag in body["keybags"]] == sorted(self.bags), name, "not the keybags that count")
         removed = {digest for digest, _ in self.recipients} - {digest for digest, _ in after}
-        need(body["keys"] or not removed or not self.keys, name, "removes somebody without new vault keys")
+        need(
+            (self.quorum is None) == ("quorum" not in body) == ("request" not in body),
+            name,
+            "not shared as its header says",
+        )
+        if self.quorum is not None:
+            self.set_quorum(name, body["quorum"], [digest for digest, _ in after])
+        need(
+            body["keys"] or not (removed or self.quorum) or not self.keys, name, "no new vault keys where there must be"
+        )
         listed = [key["commit"] for key in body["keys"]]
         need(listed in ([], sorted(self.keys)), name, "not the keys objects that count")
         for bag in body["keybags"]:
             attempt, digest = bag["attempt"], bag["sha256"]
             self.superseded.add(self.bags[attempt][0])
             self.bags[attempt] = f"keybag/{attempt}.{number}-{digest[:16]}.json", digest
+            need(("shares" in bag) == (self.quorum is not None), name, "not shared as its header says")
+            if self.quorum is not None:
+                need(len(bag["shares"]["components"]) == self.components, name, "not a commitment to each component")
+                self.shares[attempt] = bag["shares"]
         for key in body["keys"]:
             need(key["sha256"] is not None, name, "drops keys")
             self.replace(name, number, key)
@@ -873,11 +895,13 @@ def direct(reading: Vault, private_key_file: bytes) -> dict[int, bytes]:
 def approved(reading: Vault, answered: Answered) -> dict[int, bytes]:
     """Section 14.1: the same by approvals. Its numbered conditions stand beside what checks them."""
     vault, header, moment = reading.id, reading.digest, answered.moment
-    listed = {entry["sha256"]: entry["suite"] for entry in reading.header["recipients"]}
+    listed = dict(reading.recipients)
     onetime = dict(read_private_key(name, data)[:2] for name, data in answered.keys.items())
     payload, by = reading.good("request", answered.request, "request", pinned=False)  # 2
     request = reading.statement("request", payload, "request", "vault.dsse.json", header, REQUEST)
     need(request["requester"] in {fingerprint(blob) for blob in by}, "request", "not signed by its requester")
+    need("purpose" not in request, "request", "for something else than opening")  # 2
+    need(request.get("rewrap") == reading.last_rewrap, "request", "for vault keys of another time")  # 2
     made, void = (datetime.strptime(request[field], "%Y-%m-%dT%H:%M:%SZ") for field in ("time", "expires"))
     need(0 < (void - made).total_seconds() <= 31 * 86400, "request", "made for no time, or too long")
     need(moment < request["expires"], "request", "expired")  # 3
@@ -906,7 +930,7 @@ def approved(reading: Vault, answered: Answered) -> dict[int, bytes]:
 
     keys, sets = {}, list(combinations(range(len(listed)), len(listed) - reading.quorum + 1))
     for attempt in reading.keybags:
-        signed, components = reading.takeovers[attempt]["shares"], {}
+        signed, components = reading.shares[attempt], {}
         for custodian, shares in seen.items():  # 8
             name, share = shares[attempt]
             held = [number for number, members in enumerate(sets) if sorted(listed).index(custodian) in members]

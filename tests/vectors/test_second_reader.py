@@ -306,7 +306,7 @@ def test_neighbours_are_compared() -> None:
     assert reader.reassemble(data, [first, (8192, "b", of(3, []))]) is None
 
 
-SHARED = next(case for case in CASES if (case / "request.json").exists())
+SHARED, RESHARED = (next(case for case in CASES if case.name == name) for name in ("shares-2of3", "reshared-2of3"))
 
 
 def answered(**changes: Any) -> Any:
@@ -357,20 +357,38 @@ def _fresh() -> bytes:
     return unprotected(PrivateKey("other", "recipient", "x25519", suite.generate()[0]))
 
 
-def test_dumpvault_opens_the_vector_by_its_approvals(tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [SHARED, RESHARED], ids=lambda case: case.name)
+def test_dumpvault_opens_the_vector_by_its_approvals(tmp_path: Path, case: Path) -> None:
     """As it will have to as long as the format lives: judged at the vector's moment, its one-time keys put in place."""
-    whole = opener(SHARED)
+    whole = opener(case)
     moment = datetime.strptime(whole.moment, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    trust = AllowedSigners((SHARED / "allowed_signers").read_text())
+    trust = AllowedSigners((case / "allowed_signers").read_text())
     onetime = OneTimeKeys(str(tmp_path / "requests"))
     keys = [parse(data, name) for name, data in whole.keys.items()]
     onetime.add(hashlib.sha256(whole.request).hexdigest(), whole.request, keys)
-    store = open_store(str(SHARED / "store"))
-    report = verify(store, about(SHARED)["vault"], trust, moment=moment)
+    store = open_store(str(case / "store"))
+    report = verify(store, about(case)["vault"], trust, moment=moment)
     assert report.verdict == "intact"
     agreement = agree(report, Approvals(list(whole.approvals.items()), onetime))
     assert (agreement.custodians, agreement.request.reason) == (("alice", "bob"), "a vector")
     assert set(agreement.open()) == {1}
+
+
+def test_a_store_from_before_the_reshare(tmp_path: Path) -> None:
+    """Whoever rolls a store back behind a reshare is asked for shares of before: the request tells."""
+    store = Path(shutil.copytree(RESHARED / "store", tmp_path / "store"))
+    (event,) = store.glob("vaults/*/events/0.dsse.json")
+    event.unlink()
+    signers = (RESHARED / "allowed_signers").read_text()
+    with refuses("keybag/1.json"):  # the old keybag is gone with its keys
+        reader.read_vault(store, about(RESHARED)["vault"], signers, opener(RESHARED))
+    vault, whole = reader.Vault(RESHARED / "store", about(RESHARED)["vault"], signers), opener(RESHARED)
+    vault.read_header()
+    vault.read_manifest()
+    assert (vault.quorum, len(vault.recipients)) == (2, 3)
+    vault.last_rewrap = None
+    with refuses("request"):
+        reader.approved(vault, whole)
 
 
 CHANGED = SOURCE.parent / "changed-by-officer"
