@@ -204,7 +204,9 @@ def make_shared(name: str, source: bytes, *, reshared: bool = False) -> None:
         "finished": True, "moment": asked.request.time, "regions": result.manifest.totals.regions, "size": len(source),
         "vault": result.vault,
     }  # fmt: skip
-    (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
+    (folder / ("reshared.json" if reshared else "case.json")).write_text(
+        json.dumps(case, indent=2, sort_keys=True) + "\n"
+    )
 
 
 def _reshare(site: Site, work: str, vault: str) -> None:
