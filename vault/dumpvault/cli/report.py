@@ -60,8 +60,8 @@ def report_command(
 ) -> None:
     """Write a page for an auditor: is a vault intact and complete, who could open it, who did, and what nobody checked.
 
-    Verifies as 'verify' does, needs no private key, and exits as 'verify' does. The page is written whatever was found. It is one file
-    that loads nothing and runs nothing. --json prints the same facts.
+    Verifies as 'verify' does, needs no private key, and exits as 'verify' does. The page is written whatever was
+    found. It is one file that loads nothing and runs nothing. --json prints the same facts.
     """
     if vault is None and store is None:
         raise Usage("which vault?", "Name one by its id, or say --store for all vaults of the store.")

@@ -50,7 +50,11 @@ def memory_map(report: Report) -> MemoryMap | None:
         return Ranges(parts)
 
     def lane(key: str, name: str, offsets: Ranges, note: str = "") -> Lane:
-        return Lane(key, name, tuple(located(offsets)), offsets.total, note)
+        found = located(offsets)
+        if found.total < offsets.total and memory:
+            beside = f"{offsets.total - found.total} bytes of it are headers and notes, at no physical address"
+            note = f"{note}; {beside}" if note else beside
+        return Lane(key, name, tuple(found), offsets.total, note)
 
     shredded = examiner.current.shredded
     bad = [(region.offset, region.end) for attempt, region in records if (attempt, region.index) in report.bad_regions]
@@ -105,7 +109,8 @@ def _zero(records: Iterable[tuple[int, RegionRecord]], frame: int, located: Call
     if not compressed:
         return Lane("zero", "Zero", None, 0, "not known without a key: stored sizes tell nothing here")
     offsets = Ranges(found)
-    note = "whole regions, by their stored size, which is that of one repeated byte; zero pages in other regions are not known without a key"
+    note = "whole regions, by their stored size, which is that of one repeated byte"
+    note += "; zero pages in other regions are not known without a key"
     return Lane("zero", "Zero, by size", tuple(located(offsets)), offsets.total, note)
 
 

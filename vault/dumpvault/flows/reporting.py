@@ -34,8 +34,14 @@ __all__ = ["custody_entries", "vault_facts"]
 _VERDICTS = {
     "intact": ("good", "Intact", "Every object is what a trusted key signed, and the policy is obeyed."),
     "incomplete": ("part", "Incomplete", "Nothing that is there was altered, but something is missing."),
-    "refused": ("bad", "Refused by policy", "Nothing was altered, but the vault does not obey the policy that is trusted for its host."),
-    "failed": ("bad", "Not intact", "Something is not what a trusted key signed. Do not rely on this vault before that is explained."),
+    "refused": (
+        "bad", "Refused by policy",
+        "Nothing was altered, but the vault does not obey the policy that is trusted for its host.",
+    ),
+    "failed": (
+        "bad", "Not intact",
+        "Something is not what a trusted key signed. Do not rely on this vault before that is explained.",
+    ),
 }  # fmt: skip
 
 
@@ -146,7 +152,8 @@ def _complete(report: Report) -> Answer:
         text = f"The chain of commits could be read up to number {len(examiner.commits) - 1}, which makes {total}."
         return Answer(question, "unknown", "Not known", text)
     if examiner.manifest is None:
-        text = f"There is no manifest: at least {total}, up to commit {len(examiner.commits) - 1}. Whether there was more is not known."
+        text = f"There is no manifest: at least {total}, up to commit {len(examiner.commits) - 1}. "
+        text += " Whether there was more is not known."
         return Answer(question, "part", "At least in part", text)
     short = [f"{len(report.bad_regions)} regions are missing or damaged"] if report.bad_regions else []
     if report.steps[5].state in ("missing", "failed"):
@@ -222,7 +229,8 @@ def _described(report: Report) -> tuple[tuple[str, str], ...]:
         ("Captured until", manifest.finished if manifest else "no manifest"),
         ("Boot", header.boot_id or "not given"),
         ("Collector", header.tool),
-        ("Memory sealed", f"{size(examiner.totals.size)} in {examiner.totals.regions} regions, {len(examiner.commits)} commits"),
+        ("Memory sealed", f"{size(examiner.totals.size)} in {examiner.totals.regions} regions"),
+        ("Commits", str(len(examiner.commits))),
         ("Stored", size(examiner.totals.sealed)),
         ("Unreadable", size(examiner.totals.unreadable)),
         ("Attempts", str(len(examiner.attempts))),
@@ -326,7 +334,7 @@ def _policy(report: Report) -> PolicyFacts | None:
         state, why = "held", ""
         if rule.name in broken:
             state, why = "broken", " ".join(filter(None, (f"{broken[rule.name].why}.", rule.advice)))
-        elif value is None or value is False and rule.name.startswith("retrieval."):
+        elif value is None or (value is False and rule.name.startswith("retrieval.")):
             state = "asks nothing"
         elif isinstance(rule.opening, str):
             state, why = "not judged", rule.opening

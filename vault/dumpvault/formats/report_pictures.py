@@ -19,6 +19,8 @@ __all__ = ["Axis", "Course", "Row", "course", "rows", "sampled", "strips"]
 WIDTH = 1000
 _SLIVER = 3
 _MOST_STEPS = 300
+#: Seconds: a capture that took less goes by the number of its commits, for times have no fractions.
+_SHORT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,10 @@ def _bars(
 
 
 _SHAPES = {
-    "collected": "circle", "received": "circle", "moved": "circle", "exported": "circle", "opened": "diamond",
-    "closed": "diamond", "requested": "ring", "approved": "ring", "granted": "square", "rewrapped": "square", "shredded": "cross",
+    "collected": "circle", "received": "circle", "moved": "circle", "exported": "circle",
+    "opened": "diamond", "closed": "diamond", "requested": "ring", "approved": "ring",
+    "granted": "square", "rewrapped": "square",
+    "shredded": "cross",
 }  # fmt: skip
 
 
@@ -137,11 +141,11 @@ def _moment(time: str) -> datetime:
 
 
 def course(capture: Capture) -> Course:
-    """The staircases of a capture over time, or over its commits where their times do not ascend or are one second."""
+    """The staircases of a capture over time, or over its commits where their times do not ascend or tell too little."""
     points = sampled(capture.points, _MOST_STEPS)
     end = capture.finished or points[-1].time
     times = [_moment(p.time).timestamp() for p in points] + [_moment(end).timestamp()]
-    by_time = times == sorted(times) and times[-1] > times[0]
+    by_time = times == sorted(times) and times[-1] - times[0] >= _SHORT
     span = times[-1] - times[0] if by_time else len(points)
     at = (
         [(time - times[0]) / span * WIDTH for time in times]
@@ -166,12 +170,11 @@ def course(capture: Capture) -> Course:
     starts = [(x, p.attempt) for x, p in zip(at, points, strict=False) if p.kind == "takeover"]
     note = ""
     if not by_time:
+        short = times == sorted(times)
         why = (
-            "All commits are of one second"
-            if times[0] == times[-1]
-            else "The commits' times do not ascend: clocks were changed"
+            f"It took less than {_SHORT} seconds" if short else "The commits' times do not ascend: clocks were changed"
         )
-        note = f"{why}, so that the picture goes by their number."
+        note = f"{why}, so that the picture goes by the commits' numbers."
     left, right = (points[0].time, end) if by_time else (f"commit {points[0].commit}", f"commit {points[-1].commit}")
     return Course(tuple(lines), tuple(starts), left, right, size(top), note)
 
