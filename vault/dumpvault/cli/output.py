@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dumpvault.errors import BadInput, PolicyRefused, Usage, VaultError
+from dumpvault.formats.plain import printable, size
 
 if TYPE_CHECKING:
     from dumpvault.flows.judging import Judgement
@@ -67,11 +68,6 @@ def say(text: str) -> None:
         click.echo(f"dumpvault: {printable(text)}", err=True)
 
 
-def printable(text: str) -> str:
-    """Control characters replaced."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def printable_lines(text: str) -> str:
     """Control characters replaced, but for tabs and line ends."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
@@ -107,16 +103,6 @@ def say_notes(report: Report) -> None:
         say(f"note: policy {report.judgement.note}")
     if report.grant_note:
         say(f"note: {report.grant_note}")
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``512 B``, ``1.5 MiB``."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 @contextmanager

@@ -38,6 +38,8 @@ class Judgement:
     differs: bool
     broken: tuple[Broken, ...]
     note: str
+    #: What it was judged by: the facts of the vault.
+    found: Found
 
     @property
     def refusal(self) -> PolicyRefused:
@@ -94,7 +96,7 @@ class Judge:
         else:
             note = f"{policy.name}, by the vault's own word: this site names no policy for host {header.host}"
         found = facts(report, self.site.trust.known(), self._agreed(report))
-        return Judgement(policy, trusted, own.text != policy.text, tuple(policy.broken(found)), note)
+        return Judgement(policy, trusted, own.text != policy.text, tuple(policy.broken(found)), note, found)
 
     def _agreed(self, report: Report) -> Retrieval | None:
         """What is said for the opening; under dual control with what its request says, and how many custodians agreed."""

@@ -84,6 +84,8 @@ class Report:
     by_step: list[tuple[int, VaultError]] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)
+    #: (attempt, index) of each region whose object is missing or not what was signed, as far as step 6 went.
+    bad_regions: set[tuple[int, int]] = field(default_factory=set)
     keybags: dict[int, Keybag] = field(default_factory=dict)
     header_read: bool = False
     judgement: Judgement | None = None
@@ -266,9 +268,11 @@ class _Verification:
         total = self._examiner.totals.sealed
         done = 0
         with self._step(6), ThreadPoolExecutor(jobs) as pool:
-            checks = pool.map(lambda item: self._region(item[0], item[1], bodies), list(self._examiner.records()))
-            for size, error in checks:
+            records = list(self._examiner.records())
+            checks = pool.map(lambda item: self._region(item[0], item[1], bodies), records)
+            for (attempt, record), (size, error) in zip(records, checks, strict=True):
                 if error:
+                    self._report.bad_regions.add((attempt, record.index))
                     self._find(6, error)
                 done += size
                 if bodies:
