@@ -138,4 +138,5 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         unreadable=addresses,
         unreadable_bytes=examiner.totals.unreadable,
         retrieval=retrieval,
+        anchors=tuple(report.anchors.values()),
     )
