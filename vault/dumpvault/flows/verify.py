@@ -201,7 +201,8 @@ class _Verification:
         """Before step 1: what says when the manifest existed decides the moment that its signers are judged at."""
         report, examiner = self._report, self._examiner
         try:
-            names = [n for n in self._list() if n.startswith("timestamps/")]
+            start = len(self._prefix) + 1
+            names = [name[start:] for name in self._store.list(f"{self._prefix}/timestamps")]
             if not names or not self._exists("manifest.dsse.json"):
                 return
             data = self._get("manifest.dsse.json")
