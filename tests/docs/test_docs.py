@@ -53,7 +53,9 @@ def test_two_person_story_pasted(tmp_path: Path) -> None:
     writer = LocklessWriter(5, 10)
     writer.log(Message(b"Kernel panic - not syncing: two-person", 1_000_000_000))
     (tmp_path / "vmcore").write_bytes(elf_core(crash(writer.structures())))
-    assert _two_person_story(tmp_path).count("Kernel panic - not syncing: two-person") == 2, "by alice and bob, and by dan"
+    assert _two_person_story(tmp_path).count("Kernel panic - not syncing: two-person") == 2, (
+        "by alice and bob, and by dan"
+    )
 
 
 @pytest.mark.shared

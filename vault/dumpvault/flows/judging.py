@@ -146,4 +146,5 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         unreadable=addresses,
         unreadable_bytes=examiner.totals.unreadable,
         retrieval=retrieval,
+        anchors=tuple(report.anchors.values()),
     )

@@ -15,7 +15,7 @@ from dumpvault.stages.trust import TrustDirectory, read_text
 
 __all__ = ["Site", "init_site", "shipped"]
 
-_SETTINGS = ("store", "policy", "policies", "signers", "recipients", "quorum")
+_SETTINGS = ("store", "policy", "policies", "signers", "recipients", "quorum", "tsa")
 _FORMS: dict[str, tuple[type, str]] = {
     "signers": (list, "a list of names"),
     "recipients": (list, "a list of names"),
@@ -35,6 +35,9 @@ _CONFIG = """\
 # recipients = ["analyst"]
 # Or, instead of recipients, custodians, so many of whom must agree.
 # quorum = "2of3:alice,bob,carol"
+
+# Who timestamps manifests, when 'dumpvault timestamp' is not told; its root belongs in keys/tsa/.
+# tsa = "https://tsa.example/tsr"
 
 # What a vault must obey when it is verified or opened here, by the name of its host; the first pattern that fits counts.
 # [policies]
@@ -61,6 +64,8 @@ class Site:
     #: The policies that vaults must obey here: (pattern of host names, policy), in order, and what holds for all others.
     policies: tuple[tuple[str, str], ...] = ()
     policy_otherwise: str | None = None
+    #: Where manifests are timestamped, unless a command says otherwise.
+    tsa: str | None = None
 
     @classmethod
     def load(cls, environ: Mapping[str, str], root: str | None = None) -> Site:
@@ -100,6 +105,7 @@ class Site:
             credentials=environ.get("CREDENTIALS_DIRECTORY") or None,
             policies=tuple(policies.items()) if isinstance(policies, dict) else (),
             policy_otherwise=str(policy) if policy else None,
+            tsa=str(settings["tsa"]) if settings.get("tsa") else None,
         )
 
     @property

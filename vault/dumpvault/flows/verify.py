@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from dumpvault.errors import Forged, Incomplete, PolicyRefused, VaultError
+from dumpvault.errors import Forged, Incomplete, NoKey, PolicyRefused, VaultError
 from dumpvault.flows.judging import Judge, Judgement
-from dumpvault.formats import sealed
+from dumpvault.formats import sealed, timestamp
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
 from dumpvault.formats.event import LIMIT as EVENT_LIMIT
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.private_key import PrivateKey
+from dumpvault.formats.timestamp import Anchor
 from dumpvault.model import (
     RegionRecord,
     Store,
@@ -48,6 +49,7 @@ STEPS = {
     11: "openability",
 }
 _READ = 16  # blocks read at a time: 4 MiB
+_MOST_TIMESTAMPS = 64  # that are looked at: anybody who may write to the store can put some
 _FINAL = ("manifest.dsse.json", "manifest.json", "manifest.json.sig")
 
 Progress = Callable[[int, int | None], None]
@@ -95,6 +97,9 @@ class Report:
     granted: int | None = None
     #: What is to be told of that grant, if anything.
     grant_note: str = ""
+    #: What says when the manifest existed, by the name of its timestamp; and why others say nothing.
+    anchors: dict[str, Anchor] = field(default_factory=dict)
+    unproved: dict[str, VaultError] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[VaultError]:
@@ -161,6 +166,7 @@ def verify(
     examiner = Examiner(vault, trust, moment)
     report = Report(vault, examiner, moment)
     flow = _Verification(store, report)
+    flow.timestamps()
     flow.header()
     if report.header_read:
         flow.manifest()
@@ -196,6 +202,29 @@ class _Verification:
         self._examiner = report.examiner
         self._prefix = vault_prefix(report.vault)
         self._keys: dict[int, WrappedKeys] = {}
+
+    def timestamps(self) -> None:
+        """Before step 1: what says when the manifest existed decides the moment that its signers are judged at."""
+        report, examiner = self._report, self._examiner
+        try:
+            start = len(self._prefix) + 1
+            names = [name[start:] for name in self._store.list(f"{self._prefix}/timestamps")]
+            if not names or not self._exists("manifest.dsse.json"):
+                return
+            data = self._get("manifest.dsse.json")
+        except VaultError:
+            return  # the steps say what is wrong
+        for name in sorted(names)[:_MOST_TIMESTAMPS]:
+            try:
+                size = self._store.size(f"{self._prefix}/{name}") or 0
+                reply = self._store.get(f"{self._prefix}/{name}", 0, min(size, timestamp.LIMIT + 1))
+                if timestamp.path(reply) != name:
+                    raise Forged(f"{name}: its name is not that of its bytes", "It proves nothing here.")
+                report.anchors[name] = timestamp.check(reply, data, examiner.trust.authorities, datetime.now(UTC), name)
+            except VaultError as error:
+                report.unproved[name] = error
+        if report.anchors and examiner.trust.at is None:
+            examiner.sealed_by = min(report.anchors.values()).time
 
     def header(self) -> None:
         with self._step(1):
@@ -328,6 +357,9 @@ class _Verification:
         # A keybag that no region needs is vouched for by its takeover all the same.
         known.update(keybag_path(attempt) for attempt, (_, totals) in examiner.attempts.items() if not totals.regions)
         known.update(body_path(attempt, record.index) for attempt, record in examiner.records())
+        # One that cannot be checked here is not known to be junk.
+        known.update(self._report.anchors)
+        known.update(name for name, error in self._report.unproved.items() if isinstance(error, NoKey))
         with self._step(9):
             left = sorted(name for name in self._list() if name not in known)
             self._report.superseded = [name for name in left if name in examiner.current.superseded]

@@ -32,6 +32,8 @@ class Examiner:
         self.vault = vault
         self.trust = trust
         self.moment = moment
+        #: What header, chain and manifest are judged at: an anchor over the manifest covers all of them, and no event.
+        self.sealed_by = moment
         self.header: Header
         self.header_digest = ""
         self.header_signers: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ class Examiner:
         """Step 1."""
         envelope = dsse.parse(data, "vault.dsse.json")
         # Signed by somebody trusted before a word of it is read; then by somebody for this host, whom it pins itself.
-        envelope.check("header", self.trust, self.moment)
+        envelope.check("header", self.trust, self.sealed_by)
         header = Header.read(envelope, self.vault)
         self.header_signers = self._judge("header", envelope, header)
         self.header = header
@@ -298,7 +300,7 @@ class Examiner:
         return self._judge(statement, envelope, self.header)
 
     def _judge(self, statement: str, envelope: dsse.Envelope, header: Header) -> tuple[str, ...]:
-        assessed = envelope.assess(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+        assessed = envelope.assess(statement, self.trust, self.sealed_by, host=header.host, pinned=header.keyids)
         self.signatures[envelope.name] = assessed
         return envelope.good(assessed)
 
