@@ -52,6 +52,9 @@ def test_demanded_made_verified_and_read_by_openssl(home: Home, authority: Autho
     assert home.run("open", "latest", "-o", home.path / "copy", "--policy", "stamped").code == 0
     verified = home.run("verify", "latest", "--policy", "stamped", "--json").json
     assert (verified["verdict"], verified["foreign"], len(verified["timestamps"])) == ("intact", [], 1)
+    report = home.run("report", "latest", "-o", home.path / "report.html", "--policy", "stamped", "--json")
+    assert report.json["vaults"][0]["timestamps"]["state"] == "verified"
+    assert "the manifest existed by" in (home.path / "report.html").read_text()
     (folder,) = home.vaults.iterdir()
     done = subprocess.run(
         ["openssl", "ts", "-verify", "-in", folder / made.json["object"], "-data", folder / "manifest.dsse.json",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dumpvault.errors import VaultError
 from dumpvault.flows.memory_map import memory_map
 from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verify import Report
+from dumpvault.formats import jcs
 from dumpvault.formats.commit import Ended, Regions, Takeover
 from dumpvault.formats.event import Event, Granted, Released, Rewrap, Shred, expand
 from dumpvault.formats.header import Listed
@@ -45,11 +48,12 @@ _VERDICTS = {
 }  # fmt: skip
 
 
-def vault_facts(report: Report, custody: Custody | None = None, timestamps: Timestamps | None = None) -> VaultFacts:
+def vault_facts(report: Report, custody: Custody | None = None) -> VaultFacts:
     """Everything that is to be said of a vault.
 
     ``custody`` is what the custody log has; without one, the entries are those that the vault itself tells.
     """
+    timestamps = _timestamps(report)
     believed = report.header_read
     custody = custody or Custody(custody_entries(report))
     openers = _openers(report) if believed else ()
@@ -65,7 +69,7 @@ def vault_facts(report: Report, custody: Custody | None = None, timestamps: Time
         answers=(_intact(report), _complete(report), _could_open(report, openers), _did_open(custody)),
         described=_described(report) if believed else (),
         custody=custody,
-        timestamps=timestamps or Timestamps(),
+        timestamps=timestamps,
         memory=memory_map(report) if believed else None,
         capture=_capture(report) if believed else None,
         openers=openers,
@@ -79,7 +83,7 @@ def vault_facts(report: Report, custody: Custody | None = None, timestamps: Time
         steps=_steps(report),
         foreign=tuple(report.foreign),
         superseded=tuple(report.superseded),
-        unchecked=_unchecked(report, custody, timestamps or Timestamps(), policy),
+        unchecked=_unchecked(report, custody, timestamps, policy),
     )
 
 
@@ -361,6 +365,17 @@ def _steps(report: Report) -> tuple[StepState, ...]:
         StepState(number, step.title, step.state, step.note, tuple(map(_finding, report.of_steps(number))))
         for number, step in sorted(report.steps.items())
     )
+
+
+def _timestamps(report: Report) -> Timestamps:
+    """What independent authorities say of the manifest, and what is there and could not be checked."""
+    held = [
+        f"the manifest existed by {jcs.to_time(anchor.time)}, says {anchor.source}"
+        for anchor in report.anchors.values()
+    ]
+    failed = [f"{name} proves nothing here: {error.message}" for name, error in report.unproved.items()]
+    state: Literal["verified", "failed", "not given"] = "verified" if held else "failed" if failed else "not given"
+    return Timestamps(state, (*held, *failed))
 
 
 def _finding(error: VaultError) -> Finding:
