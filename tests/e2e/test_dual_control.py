@@ -320,7 +320,9 @@ def test_too_few(sites: Sites, vault: str, answers: dict[str, Path]) -> None:
     """Nobody, or one alone, is told who is missing; a custodian's own key opens nothing by itself."""
     refused(sites.open(vault), 12, "any 2 of 3: approved by nobody; missing: 2 of alice, bob, carol")
     refused(sites.open(vault, answers["bob"]), 12, "approved by bob only; missing: 1 of alice, carol", "still open")
-    refused(sites.call("alice", "open", vault, "-o", sites.path / "copy", "--key", "alice"), 12, "approved by nobody")
+    alone = ("open", vault, "-o", sites.path / "copy", "--key", "alice")
+    refused(sites.call("alice", *alone), 12, "approved by nobody")
+    refused(sites.call("alice", *alone, "--approvals", answers["bob"]), 2, "exclude each other")
 
 
 Craft = Callable[[Sites, Path, dict[str, Path], Path], list[Path]]

@@ -69,7 +69,7 @@ def grant_command(
     unlock = unlocker(passphrase_file)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     what: Literal["regions", "dmesg", "notes"] = "dmesg" if dmesg else "notes" if notes else "regions"
-    agreed = load_approvals(site, approvals, "grant")
+    agreed = load_approvals(site, approvals, keys, "grant")
     request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held, agreed)
     write = output.new_file(path)
     made, data = grant(

@@ -83,7 +83,7 @@ def open_command(
     trust = load_trust(site, allowed_signers, at)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
-    answers = load_approvals(site, approvals)
+    answers = load_approvals(site, approvals, keys)
     given = load_grant(grant)
     judge = Judge(
         site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers, granted=given is not None)

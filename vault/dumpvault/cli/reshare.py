@@ -73,7 +73,7 @@ def reshare_command(
     judge = Judge(site, policy)
     request = ReshareRequest(
         find_vault(place, vault),
-        load_approvals(site, approvals, "reshare"),
+        load_approvals(site, approvals, purpose="reshare"),
         sharing,
         judge.bound_by,
         site.trust.known(),

@@ -83,7 +83,7 @@ def viewed(
     site = load_site()
     trust = load_trust(site, allowed_signers, at)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
-    answers = load_approvals(site, approvals)
+    answers = load_approvals(site, approvals, keys)
     place = site.store(store)
     for name in keep_out_of_swap(shared=shared):
         whose = "what other programs read here" if shared else "what is opened"
