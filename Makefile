@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test real check prove bench reference clean
+.PHONY: demo test real check prove bench reference pictures clean
 
 demo: $(VENV)/ready
 	@$(BIN)/dumpvault demo
@@ -37,6 +37,10 @@ bench: $(VENV)/ready
 # The reference of commands is written from their own --help, that of policies from the tables of rules and of tests.
 reference: $(VENV)/ready
 	$(BIN)/python docs/reference/generate.py
+
+# The screenshots in the documentation, by a real Chromium.
+pictures: $(VENV)/ready-to-test
+	$(BIN)/python docs/pictures/report.py
 
 $(VENV)/ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { echo "installing Debian's python3-venv"; \

@@ -53,7 +53,9 @@ def test_two_person_story_pasted(tmp_path: Path) -> None:
     writer = LocklessWriter(5, 10)
     writer.log(Message(b"Kernel panic - not syncing: two-person", 1_000_000_000))
     (tmp_path / "vmcore").write_bytes(elf_core(crash(writer.structures())))
-    assert _two_person_story(tmp_path).count("Kernel panic - not syncing: two-person") == 1
+    assert _two_person_story(tmp_path).count("Kernel panic - not syncing: two-person") == 2, (
+        "by alice and bob, and by dan"
+    )
 
 
 @pytest.mark.shared
@@ -66,9 +68,9 @@ def test_two_person_story_of_a_real_crash(tmp_path: Path, shared: Path) -> None:
     more = """\
 dumpvault request $id --reason drgn -o third.json
 DUMPVAULT_HOME=$PWD/home-bob dumpvault approve third.json --yes -o bob-3.json
-DUMPVAULT_HOME=$PWD/home-carol dumpvault approve third.json --yes -o carol-3.json
+DUMPVAULT_HOME=$PWD/home-dan dumpvault approve third.json --yes -o dan-3.json
 dumpvault drgn --no-default-symbols -e 'print(prog["UTS_RELEASE"].string_().decode())' \\
-    --approvals bob-3.json --approvals carol-3.json $id
+    --approvals bob-3.json --approvals dan-3.json $id
 """
     told = _two_person_story(tmp_path, more)
     assert told.count("Kernel panic - not syncing") >= 1

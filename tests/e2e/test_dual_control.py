@@ -155,7 +155,7 @@ def test_a_resumed_capture_is_one_request(sites: Sites) -> None:
     path = write_core(sites.path / "resumed", pages=300, seed=4)
     site = Site.load(sites.home("db1").env)
     request = CaptureRequest(
-        str(path), (), "collector", store=str(sites.store), compress="none", region_size=65536, jobs=1,
+        str(path), (), ("collector",), store=str(sites.store), compress="none", region_size=65536, jobs=1,
         quorum="2of3:alice,bob,carol",
     )  # fmt: skip
     begun: list[str] = []
@@ -320,7 +320,9 @@ def test_too_few(sites: Sites, vault: str, answers: dict[str, Path]) -> None:
     """Nobody, or one alone, is told who is missing; a custodian's own key opens nothing by itself."""
     refused(sites.open(vault), 12, "any 2 of 3: approved by nobody; missing: 2 of alice, bob, carol")
     refused(sites.open(vault, answers["bob"]), 12, "approved by bob only; missing: 1 of alice, carol", "still open")
-    refused(sites.call("alice", "open", vault, "-o", sites.path / "copy", "--key", "alice"), 12, "approved by nobody")
+    alone = ("open", vault, "-o", sites.path / "copy", "--key", "alice")
+    refused(sites.call("alice", *alone), 12, "approved by nobody")
+    refused(sites.call("alice", *alone, "--approvals", answers["bob"]), 2, "exclude each other")
 
 
 Craft = Callable[[Sites, Path, dict[str, Path], Path], list[Path]]

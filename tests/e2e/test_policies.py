@@ -98,7 +98,6 @@ CAPTURES: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "store.filesystem": ({"store.filesystem": '"1f2e3d4c-0000-4000-8000-123456789abc"'}, ()),
     "retrieval.approvals": ({"retrieval.approvals": "2"}, ()),
     "retention.lock": ({"retention.lock": '"compliance"'}, ()),
-    "timestamps.demanded": ({"timestamps.demanded": '"rfc3161"'}, ()),
 }
 
 

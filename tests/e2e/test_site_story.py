@@ -74,14 +74,14 @@ def test_a_request_without_a_ticket_is_not_enough(site: Home, tmp_path: Path) ->
 
 
 def test_what_needs_the_vault_key_is_refused_under_dual_control(site: Home, tmp_path: Path) -> None:
-    """rewrap and grant say so and change nothing; shred needs no key and works."""
+    """rewrap names reshare, grant asks for approvals, and both change nothing; shred needs no key and works."""
     ran = site.run("capture", write_core(tmp_path / "vmcore"), "--quorum", QUORUM, "--signer", "collector")
     vault = ran.out.strip()
     before = sorted(path.name for path in (site.vaults / vault).rglob("*"))
     rewrapped = site.run("rewrap", vault, "--add", "analyst", "--signer", "officer")
     granted = site.run("grant", vault, "--notes", "--to", "analyst", "--signer", "officer", "-o", tmp_path / "grant")
-    for ran in (rewrapped, granted):
-        assert ran.code == 11
+    for ran, code in ((rewrapped, 2), (granted, 12)):
+        assert ran.code == code
         assert "under dual control" in ran.err
     assert sorted(path.name for path in (site.vaults / vault).rglob("*")) == before
     shredded = site.run(

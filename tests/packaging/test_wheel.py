@@ -29,6 +29,7 @@ run("keys", "new", "recipient", "analyst", "--unprotected")
 run("keys", "new", "signer", "collector", "--unprotected")
 run("capture", sys.argv[2] + "/vmcore", "--recipient", "analyst", "--signer", "collector")
 run("verify", "latest")
+run("report", "latest", "-o", sys.argv[2] + "/report.html")
 run("open", "latest", "-o", sys.argv[2] + "/copy")
 """
 
@@ -52,6 +53,7 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     assert "dumpvault/_policies/baseline.toml" in names
     hook = "dumpvault/_integrations/kdump-tools/etc/initramfs-tools/hooks/dumpvault"
     assert hook in names
+    assert {"dumpvault/templates/report.html.j2", "dumpvault/templates/report.css"} <= set(names)
     assert not any(name.startswith(("tests", "keys", "docs", "policies", "integrations")) for name in names)
     write_core(tmp_path / "vmcore")
     subprocess.run(
@@ -67,7 +69,7 @@ def test_capture_imports_only_what_it_uses(tmp_path: Path) -> None:
     """In a crash kernel every import costs memory: no keyring, rich, PyNaCl, asyncio, ssl, ctypes or the opening side."""
     write_core(tmp_path / "vmcore")
     script = (
-        SCRIPT.replace('run("verify", "latest")\n', "")
+        SCRIPT.replace('run("verify", "latest")\nrun("report", "latest", "-o", sys.argv[2] + "/report.html")\n', "")
         .replace(
             'run("open", "latest", "-o", sys.argv[2] + "/copy")\n', "print(*sorted(sys.modules), file=sys.stderr)\n"
         )
@@ -89,6 +91,7 @@ def test_capture_imports_only_what_it_uses(tmp_path: Path) -> None:
         "importlib.metadata",
         "concurrent.futures",
         "socket",
+        "jinja2",
     }
     unwanted |= {"dumpvault.flows.open", "dumpvault.flows.verify", "dumpvault.stages.unseal", "unittest", "sqlite3"}
     assert not unwanted & loaded

@@ -16,6 +16,7 @@ from dumpvault.formats.kem import SUITES
 from dumpvault.formats.policy import Policy
 from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Place, Planned, Retrieval
 from dumpvault.formats.rules import RULES, SIGNATURES, Rule
+from dumpvault.formats.timestamp import Anchor
 from dumpvault.ranges import Ranges
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ _EVERYTHING = {
 }  # fmt: skip
 
 #: What this version cannot do at all: the lawful facts of a policy that demands it break exactly these.
-IMPOSSIBLE = {"retention.lock", "timestamps.demanded"}
+IMPOSSIBLE = {"retention.lock"}
 
 
 def shipped_text(name: str) -> str:
@@ -93,6 +94,7 @@ def found(policy: Policy) -> Found:
         commits=[CommitFacts(1, length, policy.region_size)],
         methods=frozenset(["phyp"]), released=Ranges([(0x1000, 0x3000)]), unreadable=Ranges([(0x3000, 0x4000)]),
         unreadable_bytes=4096, retrieval=Retrieval("the database died", ticket, policy["retrieval.approvals"] or 0),
+        anchors=[Anchor(_NOW, "an authority")] if policy["timestamps.demanded"] else (),
     )  # fmt: skip
 
 
@@ -135,7 +137,6 @@ _BOTH: dict[str, Callable[[Policy], dict[str, Any]]] = {
     "signatures.minimum": lambda p: {"signed": [("x", ["ed25519"] * (p["signatures.minimum"] - 1))]},
     "signatures.demanded": lambda p: {"signed": [("x", ["ed25519"] * 8)]},
     "regions.mib": lambda p: {"region_size": p.region_size + 4096},
-    "timestamps.demanded": lambda p: {},
 }
 
 #: By side and rule: what to change in facts that obey the policy, to break that rule.
@@ -159,6 +160,7 @@ BREAKS: dict[str, dict[str, Callable[[Policy], dict[str, Any]]]] = {
         "retrieval.ticket": lambda p: {"retrieval": Retrieval("why", "", 9)},
         "retrieval.approvals": lambda p: {"retrieval": Retrieval("why", "INC-7", p["retrieval.approvals"] - 1)},
         "retention.destroy_days": lambda p: {"created": _NOW - timedelta(p["retention.destroy_days"], seconds=1)},
+        "timestamps.demanded": lambda p: {"anchors": ()},
     },
 }  # fmt: skip
 

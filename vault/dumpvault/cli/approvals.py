@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
-from dumpvault.errors import BadInput
+from dumpvault.errors import BadInput, Usage
 from dumpvault.flows.combining import Approvals
 from dumpvault.flows.site import Site
 from dumpvault.formats.dsse import LIMIT
+from dumpvault.formats.request import Purpose
 from dumpvault.stages.onetime import OneTimeKeys
 
 __all__ = ["approvals_option", "load_approvals", "onetime_keys", "read_envelope"]
@@ -27,11 +28,19 @@ def approvals_option(command: _Command) -> _Command:
     )(command)
 
 
-def load_approvals(site: Site, paths: tuple[str, ...]) -> Approvals | None:
-    """The files that ``--approvals`` names, beside the requests that they may answer. Raises ``BadInput``."""
+def load_approvals(
+    site: Site, paths: tuple[str, ...], keys: tuple[str, ...] = (), purpose: Purpose = "open"
+) -> Approvals | None:
+    """The files that ``--approvals`` names, beside the requests that they may answer. Raises ``BadInput``, or ``Usage``
+    where ``keys`` were named as well."""
     if not paths:
         return None
-    return Approvals([(path, read_envelope(path, "an approval")) for path in paths], onetime_keys(site))
+    if keys:
+        raise Usage(
+            "--key and --approvals exclude each other",
+            "Approvals open a vault under dual control, which no key opens; other vaults open by a key alone.",
+        )
+    return Approvals([(path, read_envelope(path, "an approval")) for path in paths], onetime_keys(site), purpose)
 
 
 def onetime_keys(site: Site) -> OneTimeKeys:

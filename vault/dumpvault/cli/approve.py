@@ -17,6 +17,12 @@ from dumpvault.stages.unlock import choose_key
 
 __all__ = ["approve_command"]
 
+_PURPOSES = {
+    "open": "open it",
+    "grant": "give somebody else the keys of some of it, or all",
+    "reshare": "make a new vault key, and share it among custodians whom the officer names",
+}
+
 
 @click.command(
     "approve",
@@ -60,7 +66,7 @@ def approve_command(
     site = load_site()
     trust = load_trust(site, allowed_signers)
     asked = read_asked(site.store(store), read_envelope(request, "a request"), request, trust)
-    header = asked.report.examiner.header
+    header = asked.report.examiner.header_now
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     choose_key(header, held)
     _show(asked)
@@ -79,6 +85,7 @@ def approve_command(
                 "custodian": custodian,
                 "expires": approval.expires,
                 "file": name,
+                "purpose": asked.request.purpose,
                 "reason": asked.request.reason,
                 "request": asked.digest,
                 "requester": asked.requester,
@@ -91,11 +98,12 @@ def approve_command(
 
 
 def _show(asked: Asked) -> None:
-    request, header = asked.request, asked.report.examiner.header
+    request, header = asked.request, asked.report.examiner.header_now
     custodians = ", ".join(r.name for r in header.recipients)
     for label, value in (
         ("who asks", f"{asked.requester} ({request.requester})"),
         ("for", f"all of vault {request.vault}: {header.source.name} of host {header.host}, captured {header.created}"),
+        ("to", _PURPOSES[request.purpose]),
         ("why", request.reason),
         ("ticket", request.ticket or "none"),
         ("asked", f"{request.time}, open until {request.expires}"),

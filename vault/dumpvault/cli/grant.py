@@ -7,6 +7,7 @@ from typing import Literal
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.approvals import approvals_option, load_approvals
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.granting import GrantRequest, grant
@@ -36,6 +37,7 @@ __all__ = ["grant_command"]
     "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key that opens it. [default: any of the site's]"
 )
 @passphrase_option
+@approvals_option
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @output.json_option
 def grant_command(
@@ -49,13 +51,15 @@ def grant_command(
     signer: str | None,
     keys: tuple[str, ...],
     passphrase_file: str | None,
+    approvals: tuple[str, ...],
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
     """Give somebody the keys of some regions: a file that opens those, with their private key, and nothing else.
 
-    It takes a key that opens the vault, and an officer's; an event of the vault records it. The receiver needs the file,
-    the vault's signed objects and those regions, and allowed_signers. Nothing takes a grant back.
+    It takes a key that opens the vault, or custodians' approvals of a request --for grant, and an officer's key; an event
+    of the vault records it. The receiver needs the file, the vault's signed objects and those regions, and
+    allowed_signers. Nothing takes a grant back.
     """
     if (regions is not None) + dmesg + notes != 1:
         raise Usage("one of --regions, --dmesg and --notes says what is granted", "Give exactly one.")
@@ -65,17 +69,18 @@ def grant_command(
     unlock = unlocker(passphrase_file)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     what: Literal["regions", "dmesg", "notes"] = "dmesg" if dmesg else "notes" if notes else "regions"
-    request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held)
+    agreed = load_approvals(site, approvals, keys, "grant")
+    request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held, agreed)
     write = output.new_file(path)
-    made, event, data = grant(
+    made, data = grant(
         place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock
     )
-    name = write(f"grant-{request.vault[:12]}-{event}-{made.recipient.name}.json", data)
-    output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {event})")
+    name = write(f"grant-{request.vault[:12]}-{made.event}-{made.recipient.name}.json", data)
+    output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {made.event})")
     if as_json:
         output.print_json(
             {
-                "event": event,
+                "event": made.event,
                 "file": name,
                 "recipient": {
                     "name": made.recipient.name,

@@ -83,18 +83,22 @@ def open_command(
     trust = load_trust(site, allowed_signers, at)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
-    answers = load_approvals(site, approvals)
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
-    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, load_grant(grant))
+    answers = load_approvals(site, approvals, keys)
+    given = load_grant(grant)
+    judge = Judge(
+        site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers, granted=given is not None)
+    )
+    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, given)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
-    output.say_judgement(opened.report.judgement)
+    output.say_notes(opened.report)
     short = shortfall(opened)
     if as_json:
         output.print_json(
             {
                 "bytes": opened.size,
                 "complete": short is None,
+                "grant_recorded": None if grant is None else not opened.report.grant_note,
                 "missing": [problem.message for problem in opened.problems],
                 "opened_bytes": opened.written,
                 "output": path,

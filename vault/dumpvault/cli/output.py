@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from dumpvault.errors import BadInput, PolicyRefused, Usage, VaultError
+from dumpvault.formats.plain import printable, size
 
 if TYPE_CHECKING:
     from dumpvault.flows.judging import Judgement
+    from dumpvault.flows.verify import Report
 
 __all__ = [
     "bar",
@@ -29,7 +31,7 @@ __all__ = [
     "printable",
     "printable_lines",
     "say",
-    "say_judgement",
+    "say_notes",
     "show_error",
     "size",
 ]
@@ -66,11 +68,6 @@ def say(text: str) -> None:
         click.echo(f"dumpvault: {printable(text)}", err=True)
 
 
-def printable(text: str) -> str:
-    """Control characters replaced."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def printable_lines(text: str) -> str:
     """Control characters replaced, but for tabs and line ends."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
@@ -100,20 +97,12 @@ def judgement(found: Judgement | None) -> dict[str, object] | None:
     return {"broken": broken, "name": found.policy.name, "note": found.note, "trusted": found.trusted}
 
 
-def say_judgement(found: Judgement | None) -> None:
-    """That a vault was captured under another policy than the one that it obeys."""
-    if found is not None and found.differs:
-        say(f"note: policy {found.note}")
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``512 B``, ``1.5 MiB``."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+def say_notes(report: Report) -> None:
+    """That a vault was captured under another policy than the one that it obeys, or that a grant's record was not seen."""
+    if report.judgement is not None and report.judgement.differs:
+        say(f"note: policy {report.judgement.note}")
+    if report.grant_note:
+        say(f"note: {report.grant_note}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dumpvault.flows.listing import find_vault
 from dumpvault.flows.requesting import check_asked, make_request, parse_duration, sweep
 from dumpvault.flows.roles import signer_with_role
 from dumpvault.flows.verify import verify
+from dumpvault.formats.request import Purpose
 
 __all__ = ["request_command"]
 
@@ -20,11 +21,20 @@ __all__ = ["request_command"]
     epilog=output.epilog(
         "dumpvault request latest --reason 'panic in db1, find the culprit' --ticket INC-4711",
         "dumpvault request 3f9c --reason 'customer data leak?' --valid 4h -o request.json",
+        "dumpvault request 3f9c --for reshare --reason 'carol has left'",
         codes=(0, 1, 2, 3, 10, 12, 13),
     ),
 )
 @click.argument("vault", metavar="ID")
 @click.option("--reason", required=True, metavar="TEXT", help="Why. It stands in the file in the clear.")
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(("open", "grant", "reshare")),
+    default="open",
+    show_default=True,
+    help="What they shall agree to.",
+)
 @click.option("--ticket", metavar="TEXT", help="Where it is recorded. It stands in the file in the clear.")
 @click.option(
     "--valid", default="24h", show_default=True, metavar="DURATION", help="How long: 30m, 8h, 7d; 31d at most."
@@ -38,6 +48,7 @@ __all__ = ["request_command"]
 def request_command(
     vault: str,
     reason: str,
+    purpose: Purpose,
     ticket: str | None,
     valid: str,
     path: str | None,
@@ -47,11 +58,12 @@ def request_command(
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
-    """Ask the custodians of a vault under dual control to open it; prints the name of the file to send them.
+    """Ask the custodians of a vault under dual control; prints the name of the file to send them.
 
-    Their approvals open the vault once, here, with --approvals of open, mount, drgn, crash and dmesg: their shares are
-    sealed to a one-time key that stays in this home until it is used or expires. The file may travel by any means;
-    whoever reads it learns who asks, for which vault, why, and nothing more.
+    Their approvals serve once, here, and only what was asked for: --approvals of open, mount, drgn, crash and dmesg, or
+    with --for that of grant or reshare. Their shares are sealed to a one-time key that stays in this home until it is
+    used or expires. The file may travel by any means; whoever reads it learns who asks, for which vault, why, and
+    nothing more.
     """
     lasting = parse_duration(valid, "--valid")
     check_asked(reason, ticket, lasting)
@@ -61,12 +73,12 @@ def request_command(
     report = verify(place, find_vault(place, vault), trust, bodies=False)
     if not report.header_read:
         raise report.findings[0]
-    header = report.examiner.header
+    header = report.examiner.header_now
     key = signer_with_role(site, trust, "request", header.host, signer, unlocker(passphrase_file))
     onetime = onetime_keys(site)
     sweep(onetime)
     write = output.new_file(path)
-    made = make_request(report, key, onetime, reason, ticket, lasting)
+    made = make_request(report, key, onetime, reason, ticket, lasting, purpose)
     try:
         name = write(f"request-{made.digest[:12]}.json", made.data)
     except BaseException:
@@ -86,6 +98,7 @@ def request_command(
                 "digest": made.digest,
                 "expires": request.expires,
                 "file": name,
+                "purpose": request.purpose,
                 "quorum": header.quorum,
                 "vault": request.vault,
             }

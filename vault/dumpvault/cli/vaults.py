@@ -92,7 +92,7 @@ def info_command(vault: str, store: str | None, allowed_signers: str | None, pol
 def _facts(report: Report) -> dict[str, Any]:
     examiner = report.examiner
     header, totals, manifest = examiner.header, examiner.totals, examiner.manifest
-    source, released = header.source, examiner.release_bytes()
+    source, released, now = header.source, examiner.release_bytes(), examiner.header_now
     return {
         "vault": report.vault,
         "verdict": f"{report.verdict} (regions' bytes not read)",
@@ -121,9 +121,9 @@ def _facts(report: Report) -> dict[str, Any]:
         "end": manifest.end if manifest else None,
         "truncated": manifest.truncated if manifest else None,
         "policy": header.policy.name,
-        "quorum": f"any {header.quorum} of {len(header.recipients)}" if header.quorum else None,
+        "quorum": f"any {now.quorum} of {len(now.recipients)}" if now.quorum else None,
         "judged_by": report.judgement.note if report.judgement else None,
-        "recipients": [f"{r.name} ({r.suite})" for r in examiner.header_now.recipients],
+        "recipients": [f"{r.name} ({r.suite})" for r in now.recipients],
         "signed_by": [examiner.trust.principal(keyid) for keyid in examiner.header_signers],
         "signers": [asdict(facts) for facts in signer_facts(examiner)],
         "findings": [finding.message for finding in report.findings],

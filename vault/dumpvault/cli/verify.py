@@ -90,6 +90,13 @@ def _print(report: Report) -> None:
     if len(report.foreign) > 20:
         click.echo(f"     foreign: and {len(report.foreign) - 20} more")
     examiner = report.examiner
+    for name, anchor in report.anchors.items():
+        click.echo(
+            f"     timestamp: the manifest existed at {anchor.time:%Y-%m-%d %H:%M:%SZ} "
+            f"({output.printable(anchor.source)}; {output.printable(name)})"
+        )
+    for error in report.unproved.values():
+        output.say(f"note: {error.message}")
     _print_events(report)
     if report.header_read:
         signed = ", ".join(examiner.trust.principal(keyid) for keyid in examiner.header_signers)
@@ -153,6 +160,11 @@ def _print_json(report: Report) -> None:
                 for number, step in sorted(report.steps.items())
             ],
             "superseded": report.superseded,
+            "timestamps": [
+                {"object": n, "source": a.source, "time": f"{a.time:%Y-%m-%dT%H:%M:%SZ}"}
+                for n, a in report.anchors.items()
+            ],
+            "unproved_timestamps": [error.message for error in report.unproved.values()],
             "vault": report.vault,
             "verdict": report.verdict,
         }

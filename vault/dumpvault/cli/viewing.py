@@ -83,18 +83,19 @@ def viewed(
     site = load_site()
     trust = load_trust(site, allowed_signers, at)
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
-    answers = load_approvals(site, approvals)
+    answers = load_approvals(site, approvals, keys)
     place = site.store(store)
     for name in keep_out_of_swap(shared=shared):
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
-    request = ViewRequest(
-        find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, load_grant(grant)
+    given = load_grant(grant)
+    judge = Judge(
+        site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers, granted=given is not None)
     )
+    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, given)
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
-        output.say_judgement(view.report.judgement)
+        output.say_notes(view.report)
         for finding in [*view.report.findings, *filter(None, [view.report.closed])]:
             output.say(f"note: {finding.message}")
         yield view

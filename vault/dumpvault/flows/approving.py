@@ -64,6 +64,11 @@ def read_asked(store: Store, data: bytes, name: str, trust: AllowedSigners) -> A
         )
     if header.quorum is None:
         raise Usage(f"vault {request.vault} is not under dual control", "There is nothing to approve.")
+    if request.rewrap != examiner.last_rewrap:
+        raise NoKey(
+            f"{name}: asks for the vault key of before, or after, the last event that this copy of the vault has",
+            "Nothing was approved. Bring the copy up to date, or have the request made anew.",
+        )
     if request.expired(moment):
         raise NoKey(f"{name}: the request expired at {request.expires}", "Nothing was approved. It must be made anew.")
     if lacking := [attempt for attempt in request.attempts if attempt not in report.keybags]:
@@ -91,7 +96,8 @@ def approve(
     It lasts for ``valid``, by default and at most as long as the request. Raises ``VaultError``.
     """
     request, examiner = asked.request, asked.report.examiner
-    chosen = choose_key(examiner.header, keys)
+    header = examiner.header_now
+    chosen = choose_key(header, keys)
     key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
     if signer.signer.keyid in asked.keyids:
         raise NoKey("this key made the request", "Nobody approves what they ask for. Sign with another key.")
@@ -113,9 +119,8 @@ def approve(
         raise Forged(f"the request has no one-time key of suite {key.algorithm}", "Nothing was approved.")
     shares = []
     for attempt in request.attempts:
-        commitments = examiner.attempts[attempt][0].shares
-        assert commitments is not None
-        share = unlock_share(asked.report.keybags[attempt], key, examiner.header, examiner.header_digest, commitments)
+        bag, committed = asked.report.keybags[attempt], examiner.committed_shares(attempt)
+        share = unlock_share(bag, key, header, examiner.header_digest, committed)
         shares.append((attempt, SUITES[key.algorithm].seal(public, share, share_info(key.algorithm, attempt, bare))))
     approval = replace(bare, shares=tuple(shares))
     return approval, dsse.sign(approval.statement(), [signer])

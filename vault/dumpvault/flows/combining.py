@@ -13,7 +13,7 @@ from dumpvault.formats import dsse
 from dumpvault.formats.header import Header
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.policy_facts import Retrieval
-from dumpvault.formats.request import Approval, Request, share_info
+from dumpvault.formats.request import Approval, Purpose, Request, share_info
 from dumpvault.stages.onetime import OneTimeKeys
 from dumpvault.stages.unlock import combine_shares, custodian_name
 
@@ -28,6 +28,8 @@ class Approvals:
 
     files: Sequence[tuple[str, bytes]]
     onetime: OneTimeKeys
+    #: What the custodians must have been asked for.
+    purpose: Purpose = "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +56,39 @@ class Agreement:
 
     def open(self) -> dict[int, bytes]:
         """KEK of each attempt that holds regions. The request is used up when this returns. Raises ``Forged`` or ``NoKey``."""
-        examiner = self._report.examiner
-        opened = [(answer, _shares(answer, examiner.header, self._onetime)) for answer in self._answers]
-        keks = {}
-        for attempt, bag in self._report.keybags.items():
-            commitments = examiner.attempts[attempt][0].shares
-            assert commitments is not None
-            parts = {answer.approval.custodian: (answer.name, shares[attempt]) for answer, shares in opened}
-            keks[attempt] = combine_shares(bag, parts, examiner.header, commitments)
-        if not self._onetime.use_up(self._answers[0].approval.request):
-            _gone(self._answers[0].name)
+        keks = self.combine()
+        self.use_up()
         return keks
 
+    def combine(self) -> dict[int, bytes]:
+        """The same, with the request still open: for what can be cut off and must be possible again."""
+        examiner = self._report.examiner
+        header = examiner.header_now
+        opened = [(answer, _shares(answer, header, self._onetime)) for answer in self._answers]
+        keks = {}
+        for attempt, bag in self._report.keybags.items():
+            parts = {answer.approval.custodian: (answer.name, shares[attempt]) for answer, shares in opened}
+            keks[attempt] = combine_shares(bag, parts, header, examiner.committed_shares(attempt))
+        return keks
 
-def retrieval(report: Report, approvals: Approvals | None) -> Retrieval:
-    """What ``agree`` comes to, in the words of a policy: why, where that is recorded, and how many agreed."""
+    def use_up(self) -> None:
+        """Delete the request's one-time keys. Raises ``NoKey`` where somebody else has used them."""
+        if not self._onetime.use_up(self.digest):
+            _gone(self._answers[0].name)
+
+    @property
+    def digest(self) -> str:
+        """The request's."""
+        return self._answers[0].approval.request
+
+
+def retrieval(report: Report, approvals: Approvals | None, *, granted: bool = False) -> Retrieval:
+    """What ``agree`` comes to, in the words of a policy: why, where that is recorded, and how many agreed.
+
+    ``granted`` keys came out of the vault by a quorum's agreement: there was no other way to them.
+    """
+    if granted:
+        return Retrieval("", "", report.examiner.header_now.quorum or 0)
     agreement = agree(report, approvals)
     return Retrieval(agreement.request.reason, agreement.request.ticket or "", len(agreement.custodians))
 
@@ -79,7 +99,7 @@ def agree(report: Report, approvals: Approvals | None) -> Agreement:
     Raises ``NoKey`` for what is missing, expired or used, ``PolicyRefused`` for what was approved for something else,
     ``Forged`` for what is not genuine, each naming the file or the custodian.
     """
-    header, moment = report.examiner.header, report.moment
+    header, moment = report.examiner.header_now, report.moment
     if approvals is None or not approvals.files:
         _too_few(header, [])
     answers = [_read(report, name, data) for name, data in approvals.files]
@@ -88,6 +108,8 @@ def agree(report: Report, approvals: Approvals | None) -> Agreement:
         if answer.approval.request != digest:
             _refuse(answer.name, f"answers another request than {answers[0].name} does")
     request, requesters = _request(report, approvals.onetime, digest, answers[0].name)
+    if request.purpose != approvals.purpose:
+        _refuse(answers[0].name, f"was asked for and given to {request.purpose}, not to {approvals.purpose}")
     for answer in answers:
         if answer.keyids & requesters:
             _refuse(answer.name, "is signed with a key that made the request")
@@ -106,7 +128,7 @@ def _read(report: Report, name: str, data: bytes) -> _Answer:
         _refuse(name, f"is for vault {approval.vault}, not for {report.vault}")
     if approval.header != examiner.header_digest:
         _refuse(name, f"is for another header of vault {report.vault}")
-    custodian = custodian_name(examiner.header, approval.custodian)
+    custodian = custodian_name(examiner.header_now, approval.custodian)
     if custodian is None:
         _refuse(name, f"is by {approval.custodian[:16]}…, who is no custodian of vault {report.vault}")
     return _Answer(name, approval, frozenset(keyids), custodian)
@@ -125,6 +147,11 @@ def _request(report: Report, onetime: OneTimeKeys, digest: str, name: str) -> tu
         raise Forged("the request: not signed by the requester that it names", "Make a new one; nothing was opened.")
     if (request.vault, request.header) != (report.vault, examiner.header_digest):
         _refuse(name, f"answers a request for vault {request.vault}, not for {report.vault}")
+    if request.rewrap != examiner.last_rewrap:
+        raise NoKey(
+            f"{name}: the vault key was shared anew after this was asked for, or this copy of the vault is older",
+            f"Shares of before do not open what is there now. Nothing was used up. {_ASK}",
+        )
     if request.expired(report.moment):
         onetime.use_up(digest)
         raise NoKey(f"{name}: the request expired at {request.expires}", f"Its one-time keys are deleted. {_ASK}")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from dumpvault.errors import BadInput, Usage
-from dumpvault.flows.officer import begin, now, put_event, refuse_dual_control
+from dumpvault.flows.combining import Approvals
+from dumpvault.flows.officer import begin, now, put_event
 from dumpvault.flows.shredding import parse_regions
-from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
+from dumpvault.flows.unlocking import KeyedRegion, Unlock, Unlocked, unlock_vault
 from dumpvault.flows.verify import Report
-from dumpvault.flows.view import ViewRequest, open_view
+from dumpvault.flows.view import view_of
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.event import LIMIT, Granted, expand, runs
+from dumpvault.formats.event import LIMIT, expand, runs
 from dumpvault.formats.grant import Grant
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.recipient import Recipient
@@ -34,6 +34,7 @@ class GrantRequest:
     regions: str
     to: Recipient
     keys: Sequence[PrivateKey | LockedKey]
+    approvals: Approvals | None = None
 
 
 def grant(
@@ -42,15 +43,14 @@ def grant(
     trust: AllowedSigners,
     signer: Callable[[str], SigningKey],
     unlock: Unlock,
-) -> tuple[Grant, int, bytes]:
-    """The grant, the number of the event that records it, and the file's bytes. Raises ``VaultError``."""
+) -> tuple[Grant, bytes]:
+    """The grant and its file's bytes. Raises ``VaultError``."""
     change = begin(store, request.vault, trust)
-    refuse_dual_control(change, "grant")
     examiner = change.report.examiner
     key = signer(examiner.header.host)
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept, request.approvals)
     held = {(region.attempt, region.record.index): region for region in unlocked.regions}
-    wanted = _wanted(store, request, trust, unlock, unlocked.regions)
+    wanted = _wanted(store, request, unlocked)
     if lost := sorted(wanted - held.keys()):
         raise Usage(
             f"region {lost[0][1]} of attempt {lost[0][0]} is not there, or was shredded",
@@ -60,27 +60,25 @@ def grant(
     # In the order of the runs, as a reader of the grant counts them.
     deks = [held[region].dek() for region in sorted(wanted)]
     bound = (request.vault, examiner.header_digest, examiner.manifest_digest)
-    made = Grant.seal(deks, chosen, request.to, *bound, now())
+    made = Grant.seal(deks, chosen, request.to, *bound, now(), change.number)
     data = dsse.sign(made.statement(), [key])
     if len(data) > LIMIT:
         raise BadInput(f"a grant of {made.count} regions is too large", "Nothing was granted. Name fewer regions.")
-    number = change.number
-    put_event(change, Granted(made.recipient, chosen, hashlib.sha256(data).hexdigest()), key)
-    return made, number, data
+    put_event(change, made.record(data), key)
+    return made, data
 
 
 def _accept(report: Report) -> None:
     """What an event builds on was checked; regions that are missing are refused by name."""
 
 
-def _wanted(
-    store: Store, request: GrantRequest, trust: AllowedSigners, unlock: Unlock, regions: Sequence[KeyedRegion]
-) -> set[tuple[int, int]]:
+def _wanted(store: Store, request: GrantRequest, unlocked: Unlocked) -> set[tuple[int, int]]:
+    regions = unlocked.regions
     if request.what == "regions":
         return set(expand(parse_regions(request.regions, sorted({region.attempt for region in regions}))))
     found = {(r.attempt, r.record.index) for r in regions if r.record.kind in ("headers", "notes")}
     if request.what == "dmesg":
-        view = open_view(store, ViewRequest(request.vault, request.keys), trust, unlock)
+        view = view_of(store, unlocked)
         try:
             for _ in view.kernel_log(lambda text: None):
                 pass

@@ -38,6 +38,8 @@ class Judgement:
     differs: bool
     broken: tuple[Broken, ...]
     note: str
+    #: What it was judged by: the facts of the vault.
+    found: Found
 
     @property
     def refusal(self) -> PolicyRefused:
@@ -75,6 +77,12 @@ class Judge:
                 "Name the policy that it must obey: [policies] in config.toml, or --policy.",
             ) from None
 
+    def bound_by(self, header: Header) -> list[Policy]:
+        """The policies that a change of the vault's keys must obey: its own, and what this site trusts for it."""
+        own = Policy.parse(header.policy.name, header.policy.text, "in vault.dsse.json")
+        policy, trusted = self.chosen(header)
+        return [own, policy] if trusted else [own]
+
     def judge(self, report: Report) -> Judgement:
         """What ``report``'s vault breaks. Raises ``BadInput`` where the trusted policy cannot be read, ``PolicyRefused``
         where there is none and the vault's own cannot, and what speaks against the approvals."""
@@ -88,7 +96,7 @@ class Judge:
         else:
             note = f"{policy.name}, by the vault's own word: this site names no policy for host {header.host}"
         found = facts(report, self.site.trust.known(), self._agreed(report))
-        return Judgement(policy, trusted, own.text != policy.text, tuple(policy.broken(found)), note)
+        return Judgement(policy, trusted, own.text != policy.text, tuple(policy.broken(found)), note, found)
 
     def _agreed(self, report: Report) -> Retrieval | None:
         """What is said for the opening; under dual control with what its request says, and how many custodians agreed."""
@@ -120,7 +128,7 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         known=known,
         signers=list(kinds.values()),
         signed=[(name, [kinds[keyid] for keyid in keyids]) for name, keyids in signed],
-        quorum=header.quorum,
+        quorum=examiner.header_now.quorum,
         region_size=header.region_size,
         created=jcs.from_time(header.created),
         now=report.moment,
@@ -138,4 +146,5 @@ def facts(report: Report, known: Mapping[str, frozenset[str]], retrieval: Retrie
         unreadable=addresses,
         unreadable_bytes=examiner.totals.unreadable,
         retrieval=retrieval,
+        anchors=tuple(report.anchors.values()),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dumpvault.errors import BadInput, Incomplete, PolicyRefused, StoreFailed, VaultError
+from dumpvault.errors import BadInput, Incomplete, StoreFailed, VaultError
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import dsse, jcs
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -23,7 +23,6 @@ __all__ = [
     "key_objects",
     "now",
     "put_event",
-    "refuse_dual_control",
     "refuse_empty",
 ]
 
@@ -72,15 +71,6 @@ def begin(store: Store, vault: str, trust: AllowedSigners) -> Change:
     for finding in report.of_steps(1, 2, 3, 8):
         raise finding
     return Change(store, report)
-
-
-def refuse_dual_control(change: Change, what: str) -> None:
-    """Raise ``PolicyRefused`` for a vault whose key is in shares: no officer holds it, and approvals only open vaults."""
-    if change.report.examiner.header.quorum is not None:
-        raise PolicyRefused(
-            f"vault {change.vault} is under dual control: {what} would need its vault key, and approvals do not give that out",
-            "Nothing was changed. Custodians can approve its opening; shred works.",
-        )
 
 
 def put_event(change: Change, body: Body, key: SigningKey) -> str:

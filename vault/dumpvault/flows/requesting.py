@@ -11,7 +11,7 @@ from dumpvault.flows.verify import Report
 from dumpvault.formats import dsse, jcs
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.private_key import PrivateKey
-from dumpvault.formats.request import LONGEST, Request
+from dumpvault.formats.request import LONGEST, Purpose, Request
 from dumpvault.formats.sshkey import SigningKey
 from dumpvault.stages.onetime import OneTimeKeys
 
@@ -47,10 +47,16 @@ def check_asked(reason: str, ticket: str | None, valid: timedelta) -> None:
 
 
 def make_request(
-    report: Report, signer: SigningKey, onetime: OneTimeKeys, reason: str, ticket: str | None, valid: timedelta
+    report: Report,
+    signer: SigningKey,
+    onetime: OneTimeKeys,
+    reason: str,
+    ticket: str | None,
+    valid: timedelta,
+    purpose: Purpose = "open",
 ) -> Requested:
     """Sign a request for the whole of the vault that ``report`` is of, and keep its one-time keys. Raises ``VaultError``."""
-    header = report.examiner.header
+    header = report.examiner.header_now
     if header.quorum is None:
         raise Usage(
             f"vault {report.vault} is not under dual control",
@@ -73,6 +79,8 @@ def make_request(
         ticket=ticket,
         attempts=tuple(sorted(report.keybags)),
         keys=tuple((key.algorithm, public) for key, public in keys),
+        purpose=purpose,
+        rewrap=report.examiner.last_rewrap,
     )
     data = dsse.sign(request.statement(), [signer])
     digest = hashlib.sha256(data).hexdigest()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dumpvault.errors import Forged, NoKey, Usage
-from dumpvault.flows.officer import Change, begin, delete_superseded, put_event, refuse_dual_control
+from dumpvault.flows.officer import Change, begin, delete_superseded, put_event
 from dumpvault.flows.unlocking import Unlock
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -28,7 +28,7 @@ from dumpvault.formats.sshkey import SigningKey
 from dumpvault.model import Store, body_path, keybag_path, keys_path, vault_prefix
 from dumpvault.stages.unlock import choose_key, unwrap_key
 
-__all__ = ["RewrapRequest", "Rewrapped", "rewrap"]
+__all__ = ["RewrapRequest", "Rewrapped", "rewrap", "rewrap_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,12 @@ def rewrap(
 ) -> Rewrapped:
     """Carry it out; ``signer`` gives the officer's key for a host. Raises ``VaultError``."""
     change = begin(store, request.vault, trust)
-    refuse_dual_control(change, "rewrap")
     examiner = change.report.examiner
+    if examiner.header.quorum is not None:
+        raise Usage(
+            f"vault {request.vault} is under dual control: no recipient opens it alone",
+            "Nothing was changed. 'dumpvault reshare' changes who its custodians are, when a quorum of them agrees.",
+        )
     for finding in change.report.of_steps(5):
         raise finding
     before = examiner.header_now.recipients
@@ -137,18 +141,26 @@ def _renewed(change: Change, key: PrivateKey, after: Sequence[Listed], request: 
                 f"the public key of recipient {one.name} ({one.suite}) is not in this home",
                 "New vault keys are sealed to all who stay: import their public keys first (dumpvault keys import).",
             )
-    keybags, keys = [], {}
+    recipients = [public[one.digest] for one in after]
+    keybags, keys = [], []
     for attempt, old in change.report.keybags.items():
         was = _vault_key(old, key, examiner.header_digest, examiner.current.keybags[attempt].name)
         vk = os.urandom(32)
-        keks = derive_kek(was, change.vault, attempt), derive_kek(vk, change.vault, attempt)
-        recipients = [public[one.digest] for one in after]
         bag = Keybag.seal(vk, recipients, change.vault, attempt, examiner.header_digest)
         keybags.append((attempt, _put_keybag(change, bag, key, vk)))
-        for commit in examiner.commits:
-            if commit.attempt == attempt and commit.number in examiner.current.keys:
-                keys[commit.number] = _rewrapped(change, commit, *keks)
-    return Rewrap(tuple(after), tuple(keybags), tuple(keys[n] for n in sorted(keys)))
+        keys += rewrap_keys(change, attempt, derive_kek(was, change.vault, attempt), vk)
+    return Rewrap(tuple(after), tuple(keybags), tuple(sorted(keys, key=lambda k: k.commit)))
+
+
+def rewrap_keys(change: Change, attempt: int, old: bytes, vk: bytes) -> list[KeysObject]:
+    """Every data key of an attempt from the KEK ``old`` under the new vault key ``vk``; tried, and durable on return."""
+    examiner = change.report.examiner
+    new = derive_kek(vk, change.vault, attempt)
+    return [
+        _rewrapped(change, commit, old, new)
+        for commit in examiner.commits
+        if commit.attempt == attempt and commit.number in examiner.current.keys
+    ]
 
 
 def _put_keybag(change: Change, bag: Keybag, key: PrivateKey, vk: bytes) -> str:

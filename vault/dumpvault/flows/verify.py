@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from dumpvault.errors import Forged, Incomplete, PolicyRefused, VaultError
+from dumpvault.errors import Forged, Incomplete, NoKey, PolicyRefused, VaultError
 from dumpvault.flows.judging import Judge, Judgement
-from dumpvault.formats import sealed
+from dumpvault.formats import sealed, timestamp
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
+from dumpvault.formats.event import LIMIT as EVENT_LIMIT
+from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.private_key import PrivateKey
+from dumpvault.formats.timestamp import Anchor
 from dumpvault.model import (
     RegionRecord,
     Store,
@@ -46,6 +49,7 @@ STEPS = {
     11: "openability",
 }
 _READ = 16  # blocks read at a time: 4 MiB
+_MOST_TIMESTAMPS = 64  # that are looked at: anybody who may write to the store can put some
 _FINAL = ("manifest.dsse.json", "manifest.json", "manifest.json.sig")
 
 Progress = Callable[[int, int | None], None]
@@ -82,6 +86,8 @@ class Report:
     by_step: list[tuple[int, VaultError]] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)
+    #: (attempt, index) of each region whose object is missing or not what was signed, as far as step 6 went.
+    bad_regions: set[tuple[int, int]] = field(default_factory=set)
     keybags: dict[int, Keybag] = field(default_factory=dict)
     header_read: bool = False
     judgement: Judgement | None = None
@@ -89,6 +95,11 @@ class Report:
     refused: VaultError | None = None
     #: How many regions the grant opens that is to be used, if one is.
     granted: int | None = None
+    #: What is to be told of that grant, if anything.
+    grant_note: str = ""
+    #: What says when the manifest existed, by the name of its timestamp; and why others say nothing.
+    anchors: dict[str, Anchor] = field(default_factory=dict)
+    unproved: dict[str, VaultError] = field(default_factory=dict)
 
     @property
     def findings(self) -> list[VaultError]:
@@ -155,6 +166,7 @@ def verify(
     examiner = Examiner(vault, trust, moment)
     report = Report(vault, examiner, moment)
     flow = _Verification(store, report)
+    flow.timestamps()
     flow.header()
     if report.header_read:
         flow.manifest()
@@ -190,6 +202,29 @@ class _Verification:
         self._examiner = report.examiner
         self._prefix = vault_prefix(report.vault)
         self._keys: dict[int, WrappedKeys] = {}
+
+    def timestamps(self) -> None:
+        """Before step 1: what says when the manifest existed decides the moment that its signers are judged at."""
+        report, examiner = self._report, self._examiner
+        try:
+            start = len(self._prefix) + 1
+            names = [name[start:] for name in self._store.list(f"{self._prefix}/timestamps")]
+            if not names or not self._exists("manifest.dsse.json"):
+                return
+            data = self._get("manifest.dsse.json")
+        except VaultError:
+            return  # the steps say what is wrong
+        for name in sorted(names)[:_MOST_TIMESTAMPS]:
+            try:
+                size = self._store.size(f"{self._prefix}/{name}") or 0
+                reply = self._store.get(f"{self._prefix}/{name}", 0, min(size, timestamp.LIMIT + 1))
+                if timestamp.path(reply) != name:
+                    raise Forged(f"{name}: its name is not that of its bytes", "It proves nothing here.")
+                report.anchors[name] = timestamp.check(reply, data, examiner.trust.authorities, datetime.now(UTC), name)
+            except VaultError as error:
+                report.unproved[name] = error
+        if report.anchors and examiner.trust.at is None:
+            examiner.sealed_by = min(report.anchors.values()).time
 
     def header(self) -> None:
         with self._step(1):
@@ -262,9 +297,11 @@ class _Verification:
         total = self._examiner.totals.sealed
         done = 0
         with self._step(6), ThreadPoolExecutor(jobs) as pool:
-            checks = pool.map(lambda item: self._region(item[0], item[1], bodies), list(self._examiner.records()))
-            for size, error in checks:
+            records = list(self._examiner.records())
+            checks = pool.map(lambda item: self._region(item[0], item[1], bodies), records)
+            for (attempt, record), (size, error) in zip(records, checks, strict=True):
                 if error:
+                    self._report.bad_regions.add((attempt, record.index))
                     self._find(6, error)
                 done += size
                 if bodies:
@@ -296,11 +333,17 @@ class _Verification:
                     raise Forged(f"{name}: an event without a manifest", "Restore the manifest from a copy.")
                 self._examiner.read_event(self._get(name))
             later = [other for other in self._list() if _number(other) > len(self._examiner.events)]
-            if lost := [other for other in later if self._examiner.vouches_for_event(other, self._get(other))]:
+            if lost := [other for other in later if self._is_event(other)]:
                 raise Incomplete(
                     f"{event_path(len(self._examiner.events))}: missing, though {min(lost)} is there",
                     "What became of keys is not known. Restore it from a copy.",
                 )
+
+    def _is_event(self, name: str) -> bool:
+        """Whether an event of this vault stands there, where anybody can put anything, of any size."""
+        if (self._store.size(f"{self._prefix}/{name}") or 0) > EVENT_LIMIT:
+            return False
+        return self._examiner.vouches_for_event(name, self._get(name))
 
     def foreign(self) -> None:
         """Step 9: whatever nothing signed speaks of."""
@@ -314,6 +357,9 @@ class _Verification:
         # A keybag that no region needs is vouched for by its takeover all the same.
         known.update(keybag_path(attempt) for attempt, (_, totals) in examiner.attempts.items() if not totals.regions)
         known.update(body_path(attempt, record.index) for attempt, record in examiner.records())
+        # One that cannot be checked here is not known to be junk.
+        known.update(self._report.anchors)
+        known.update(name for name, error in self._report.unproved.items() if isinstance(error, NoKey))
         with self._step(9):
             left = sorted(name for name in self._list() if name not in known)
             self._report.superseded = [name for name in left if name in examiner.current.superseded]
@@ -348,7 +394,7 @@ class _Verification:
         """
         examiner = self._examiner
         if examiner.header.quorum is not None:
-            self._share_opens(key, examiner.header.quorum)
+            self._share_opens(key, examiner.header_now)
             return
         with self._step(11):
             keks: dict[int, bytes] = {}
@@ -360,20 +406,17 @@ class _Verification:
                     with self._part(11):
                         self._commit_opens(commit, keks[commit.attempt])
 
-    def _share_opens(self, key: PrivateKey, quorum: int) -> None:
+    def _share_opens(self, key: PrivateKey, header: Header) -> None:
         examiner = self._examiner
         with self._step(11):
             for attempt, bag in self._report.keybags.items():
                 with self._part(11):
-                    shares = examiner.attempts[attempt][0].shares
-                    assert shares is not None
-                    unlock_share(bag, key, examiner.header, examiner.header_digest, shares)
+                    shares = examiner.committed_shares(attempt)
+                    unlock_share(bag, key, examiner.header_now, examiner.header_digest, shares)
         step = self._report.steps[11]
         if step.state == "held":
             step.state = "partly"
-            step.note = (
-                f"the share of {key.name} is good; {quorum} of {len(examiner.header.recipients)} open the regions"
-            )
+            step.note = f"the share of {key.name} is good; {header.quorum} of {len(header.recipients)} open the regions"
 
     def _commit_opens(self, commit: Commit, kek: bytes) -> None:
         keys = self.wrapped_keys(commit)

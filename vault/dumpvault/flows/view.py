@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dumpvault.errors import BadInput, Incomplete, VaultError
 from dumpvault.flows.combining import Approvals
 from dumpvault.flows.judging import Judge
-from dumpvault.flows.unlocking import Unlock, unlock_vault
+from dumpvault.flows.unlocking import Unlock, Unlocked, unlock_vault
 from dumpvault.flows.verify import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.dsse import Envelope
@@ -25,7 +25,7 @@ from dumpvault.stages.reader import CACHE, Reader
 if TYPE_CHECKING:
     from dumpvault.formats.printk import Record
 
-__all__ = ["View", "ViewRequest", "VirtualFile", "open_view"]
+__all__ = ["View", "ViewRequest", "VirtualFile", "open_view", "view_of"]
 
 Warn = Callable[[str], None]
 
@@ -156,9 +156,13 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
     unlocked = unlock_vault(
         store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant
     )
+    return view_of(store, unlocked, request.cache, request.ahead)
+
+
+def view_of(store: Store, unlocked: Unlocked, cache: int = CACHE, ahead: int = 0) -> View:
+    """What is shown of a vault that is unlocked already."""
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:
         size = max(size, examiner.header.source.size or 0)
-    reader = Reader(store.get, unlocked.regions, size, examiner.header.frame_size, request.cache, request.ahead)
-    return View(unlocked.report, reader)
+    return View(unlocked.report, Reader(store.get, unlocked.regions, size, examiner.header.frame_size, cache, ahead))

@@ -94,6 +94,8 @@ class AllowedSigners:
         self.name = name
         #: The moment that its keys' validity is judged at; None is now.
         self.at: datetime | None = None
+        #: Certificates of trusted timestamp authorities, PEM.
+        self.authorities: list[bytes] = []
         self.keys: list[TrustedKey] = []
         self.problems: list[str] = []
         # Lines end with a newline and nothing else, as OpenSSH has it: no other character can begin one.

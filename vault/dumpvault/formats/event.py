@@ -11,6 +11,7 @@ from dumpvault.formats.dsse import Envelope, Statement
 from dumpvault.formats.header import Listed
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import NAME
+from dumpvault.formats.sharing import Commitments
 from dumpvault.model import FORMAT, event_path
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Granted",
     "KeysObject",
     "Released",
+    "Reshared",
     "Rewrap",
     "Run",
     "Shred",
@@ -136,29 +138,56 @@ class Shred:
 
 
 @dataclass(frozen=True, slots=True)
+class Reshared:
+    """How new vault keys are shared: ``quorum`` custodians must agree; by keybag what is committed to.
+
+    ``request`` is the digest of the request that the custodians of before agreed to.
+    """
+
+    quorum: int
+    request: str
+    shares: tuple[Commitments, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Rewrap:
-    """Who can open from now on: by attempt the digest of the new keybag; ``keys`` is empty where the vault keys stay."""
+    """Who can open from now on: by attempt the digest of the new keybag; ``keys`` is empty where the vault keys stay.
+
+    ``reshared`` is there under dual control alone: how the new vault keys are shared.
+    """
 
     recipients: tuple[Listed, ...]
     keybags: tuple[tuple[int, str], ...]
     keys: tuple[KeysObject, ...]
+    reshared: Reshared | None = None
     kind = "rewrap"
 
     def encode(self) -> dict[str, Any]:
-        return {
-            "keybags": [{"attempt": attempt, "sha256": sha256} for attempt, sha256 in self.keybags],
+        keybags: list[dict[str, Any]] = [{"attempt": attempt, "sha256": sha256} for attempt, sha256 in self.keybags]
+        body: dict[str, Any] = {
+            "keybags": keybags,
             "keys": [key.encode() for key in self.keys],
             "recipients": list(map(listed, self.recipients)),
         }
+        if self.reshared:
+            body |= {"quorum": self.reshared.quorum, "request": self.reshared.request}
+            for keybag, shares in zip(keybags, self.reshared.shares, strict=True):
+                keybag["shares"] = shares.encode()
+        return body
 
     @classmethod
     def read(cls, fields: jcs.Fields) -> Rewrap:
         recipients = map(read_listed, fields.objects("recipients", 128, 1))
-        keybags = []
+        dual = fields.has("quorum")
+        keybags, shares = [], []
         for entry in fields.objects("keybags", _MANY, 1):
             keybags.append((entry.number("attempt"), entry.digest("sha256")))
+            if dual:
+                shares.append(Commitments.read(entry.object("shares")))
             entry.done()
-        return cls(tuple(recipients), tuple(keybags), tuple(map(KeysObject.read, fields.objects("keys", _MANY))))
+        reshared = Reshared(fields.number("quorum"), fields.digest("request"), tuple(shares)) if dual else None
+        keys = tuple(map(KeysObject.read, fields.objects("keys", _MANY)))
+        return cls(tuple(recipients), tuple(keybags), keys, reshared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,6 +261,8 @@ def overdue(policy: Demands, found: Found) -> str:
     return f"captured on {found.created:%Y-%m-%d}, by its own word; it was to be destroyed after {days} days"
 
 
-def timestamps(policy: Demands, _facts: Facts) -> str:
+def timestamps(policy: Demands, found: Found) -> str:
     wanted = policy["timestamps.demanded"]
-    return "" if wanted is None else f"{wanted} timestamps are demanded, and this version makes and checks none"
+    if wanted is None or found.anchors:
+        return ""
+    return f"the manifest has no good {wanted} timestamp by an authority that this site trusts"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from dumpvault.formats.sshkey import Signer
+from dumpvault.formats.timestamp import Anchor
 from dumpvault.ranges import Ranges
 
 __all__ = ["CommitFacts", "Facts", "Found", "Party", "Place", "Planned", "Retrieval", "signature_kind"]
@@ -85,6 +86,7 @@ class Found(Facts):
 
     ``released`` are physical addresses, ``unreadable`` the physical addresses whose bytes could not be read, both as far
     as the header's memory map tells. ``retrieval`` is None where nobody wants to open it.
+    ``anchors`` are good timestamps over the manifest.
     """
 
     created: datetime
@@ -96,6 +98,7 @@ class Found(Facts):
     unreadable: Ranges
     unreadable_bytes: int
     retrieval: Retrieval | None
+    anchors: Sequence[Anchor] = ()
 
 
 def signature_kind(signer: Signer) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Literal, cast
 
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
 from dumpvault.formats.kem import SUITES
 from dumpvault.model import FORMAT, VAULT_ID
 
-__all__ = ["LONGEST", "Approval", "Request", "share_info"]
+__all__ = ["LONGEST", "Approval", "Purpose", "Request", "share_info"]
+
+#: What the vault key that custodians put together may be used for.
+Purpose = Literal["open", "grant", "reshare"]
 
 #: The longest that a request may be open.
 LONGEST = timedelta(days=31)
@@ -22,7 +26,8 @@ _MOST_ATTEMPTS = 65536
 class Request:
     """Who wants to open which vault, and why. ``keys`` are pairs of suite and one-time public key, by suite.
 
-    ``header`` is the digest of the vault's header, ``requester`` the key id of the signer.
+    ``header`` is the digest of the vault's header, ``requester`` the key id of the signer, ``rewrap`` the digest of the
+    vault's last rewrap event, if there is one: shares of before do not open what is there now.
     """
 
     vault: str
@@ -34,12 +39,14 @@ class Request:
     ticket: str | None
     attempts: tuple[int, ...]
     keys: tuple[tuple[str, bytes], ...]
+    purpose: Purpose = "open"
+    rewrap: str | None = None
 
     def expired(self, moment: datetime) -> bool:
         return moment >= jcs.from_time(self.expires)
 
     def statement(self) -> Statement:
-        predicate = {
+        predicate: dict[str, Any] = {
             "attempts": list(self.attempts),
             "expires": self.expires,
             "format": FORMAT,
@@ -50,6 +57,10 @@ class Request:
             "time": self.time,
             "vault": self.vault,
         }
+        if self.purpose != "open":
+            predicate["purpose"] = self.purpose
+        if self.rewrap is not None:
+            predicate["rewrap"] = self.rewrap
         return Statement("request", "vault.dsse.json", self.header, predicate)
 
     @classmethod
@@ -79,6 +90,8 @@ class Request:
             ticket=None if fields.is_null("ticket") else fields.text("ticket", r".+", 256),
             attempts=_attempts(fields),
             keys=tuple(keys),
+            purpose=cast("Purpose", fields.text("purpose", "grant|reshare")) if fields.has("purpose") else "open",
+            rewrap=fields.digest("rewrap") if fields.has("rewrap") else None,
         )
         fields.done()
         if [suite for suite, _ in keys] != sorted({suite for suite, _ in keys}):

@@ -71,6 +71,7 @@ _ASKED = "asked at opening"
 _COPY = "not visible: a vault is the same wherever a copy of it stands"
 _TIMES = "not visible: times are the collector's word"
 _READ_BACK = "not visible: nothing in a vault tells whether it was read back"
+_STAMPED = "made later, by 'dumpvault timestamp': a crash kernel has no network"
 _DECLARED = "declared: it binds whoever destroys, later"
 _DESTROYING = "not when opening: destroying a vault asks it"
 
@@ -167,9 +168,9 @@ RULES: tuple[Rule, ...] = (
         "retention.lock", Or(Choice(("governance", "compliance"))), "object lock that the store must hold",
         checks.lock, _COPY, "Choose a policy without a lock.", (None,),
     ),
-    _both(
-        "timestamps.demanded", Or(Choice(("rfc3161",))), "timestamps by an independent authority",
-        checks.timestamps, "Choose a policy without timestamps.", (None,),
+    Rule(
+        "timestamps.demanded", Or(Choice(("rfc3161",))), "timestamps by an independent authority", _STAMPED,
+        checks.timestamps, "Run 'dumpvault timestamp ID --tsa URL', with its root in keys/tsa/.", (None,),
     ),
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from dumpvault.formats.event import OFFICER, Event, Granted, Rewrap, Shred, kind
 from dumpvault.formats.header import Header
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.manifest import AttemptTotals, Manifest, Totals
-from dumpvault.formats.sharing import component_count
+from dumpvault.formats.sharing import Commitments, component_count
 from dumpvault.formats.sshkey import Signer, verify_sshsig
 from dumpvault.model import Range, RegionRecord, commit_path, event_path
 
@@ -32,6 +32,8 @@ class Examiner:
         self.vault = vault
         self.trust = trust
         self.moment = moment
+        #: What header, chain and manifest are judged at: an anchor over the manifest covers all of them, and no event.
+        self.sealed_by = moment
         self.header: Header
         self.header_digest = ""
         self.header_signers: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ class Examiner:
         """Step 1."""
         envelope = dsse.parse(data, "vault.dsse.json")
         # Signed by somebody trusted before a word of it is read; then by somebody for this host, whom it pins itself.
-        envelope.check("header", self.trust, self.moment)
+        envelope.check("header", self.trust, self.sealed_by)
         header = Header.read(envelope, self.vault)
         self.header_signers = self._judge("header", envelope, header)
         self.header = header
@@ -157,10 +159,24 @@ class Examiner:
 
     @property
     def header_now(self) -> Header:
-        """The header with the recipients that the last rewrap names."""
+        """The header with the recipients, or the custodians and how many must agree, that the last rewrap names."""
+        now = self.current
         return (
-            self.header if self.current.recipients is None else replace(self.header, recipients=self.current.recipients)
+            self.header
+            if now.recipients is None
+            else replace(self.header, recipients=now.recipients, quorum=now.quorum)
         )
+
+    @property
+    def last_rewrap(self) -> str | None:
+        """The digest of the last rewrap event, if there was one: what a request for the keys of now names."""
+        return None if self.current.rewrap is None else self.event_digests[self.current.rewrap]
+
+    def committed_shares(self, attempt: int) -> Commitments:
+        """What is committed to of an attempt's vault key and its shares, under dual control."""
+        shares = self.current.keybags[attempt].shares
+        assert shares is not None
+        return shares
 
     @property
     def event_tip(self) -> str:
@@ -177,7 +193,7 @@ class Examiner:
         signers = envelope.check(kind, self.trust, self.moment, host=self.header.host, pinned=pinned)
         event = Event.read(envelope, kind, self.vault, number, self.event_tip, self.manifest_digest)
         try:
-            self.current.apply(event, self.header.recipients)
+            self.current.apply(event, self.header)
         except ValueError as error:
             raise _against_rules(name, str(error)) from None
         self.events.append(event)
@@ -242,6 +258,8 @@ class Examiner:
             elif isinstance(body, Rewrap):
                 what = f"sealed to {', '.join(r.name for r in body.recipients)}"
                 why = ", with new vault keys" if body.keys else ""
+                if body.reshared:
+                    what = f"shared anew, any {body.reshared.quorum} of {', '.join(r.name for r in body.recipients)},"
             elif isinstance(body, Granted):
                 count = sum(run.last - run.first + 1 for run in body.regions)
                 what, why = f"{count} regions granted to {body.recipient.name}", f", file {body.file[:16]}"
@@ -282,7 +300,7 @@ class Examiner:
         return self._judge(statement, envelope, self.header)
 
     def _judge(self, statement: str, envelope: dsse.Envelope, header: Header) -> tuple[str, ...]:
-        assessed = envelope.assess(statement, self.trust, self.moment, host=header.host, pinned=header.keyids)
+        assessed = envelope.assess(statement, self.trust, self.sealed_by, host=header.host, pinned=header.keyids)
         self.signatures[envelope.name] = assessed
         return envelope.good(assessed)
 

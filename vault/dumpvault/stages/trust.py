@@ -78,7 +78,18 @@ class TrustDirectory:
             )
         trust = AllowedSigners(read_text(where, "an allowed_signers list"), where)
         trust.revoke(self.revoked())
+        trust.authorities = self.authorities()
         return trust
+
+    def authorities(self) -> list[bytes]:
+        """The certificates of timestamp authorities, ``tsa/*.pem``. Raises ``BadInput`` for a file that cannot be read."""
+        directory = os.path.join(self.public, "tsa")
+        names = sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+        return [
+            read_text(os.path.join(directory, name), "a certificate").encode()
+            for name in names
+            if name.endswith(".pem")
+        ]
 
     def revoked(self) -> frozenset[str]:
         """The key ids of revoked signers. Raises ``BadInput`` if the list is there and cannot be read in full."""
