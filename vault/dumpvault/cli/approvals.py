@@ -1,20 +1,24 @@
-"""What the commands of dual control and those that open by approvals share."""
+"""What the commands of dual control and those that open by approvals share; imported late what most openings do without."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dumpvault.errors import BadInput, Usage
-from dumpvault.flows.combining import Approvals
 from dumpvault.flows.site import Site
 from dumpvault.formats.dsse import LIMIT
-from dumpvault.formats.request import Purpose
-from dumpvault.stages.onetime import OneTimeKeys
 
-__all__ = ["approvals_option", "load_approvals", "onetime_keys", "read_envelope"]
+if TYPE_CHECKING:
+    from dumpvault.flows.combining import Approvals
+    from dumpvault.flows.verify import Report
+    from dumpvault.formats.policy_facts import Retrieval
+    from dumpvault.formats.request import Purpose
+    from dumpvault.stages.onetime import OneTimeKeys
+
+__all__ = ["agreed", "approvals_option", "load_approvals", "onetime_keys", "read_envelope"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -40,11 +44,26 @@ def load_approvals(
             "--key and --approvals exclude each other",
             "Approvals open a vault under dual control, which no key opens; other vaults open by a key alone.",
         )
+    from dumpvault.flows.combining import Approvals
+
     return Approvals([(path, read_envelope(path, "an approval")) for path in paths], onetime_keys(site), purpose)
+
+
+def agreed(answers: Approvals | None, granted: bool) -> Callable[[Report], Retrieval]:
+    """For a judge: what custodians agreed to of a vault under dual control."""
+
+    def of(report: Report) -> Retrieval:
+        from dumpvault.flows.combining import retrieval
+
+        return retrieval(report, answers, granted=granted)
+
+    return of
 
 
 def onetime_keys(site: Site) -> OneTimeKeys:
     """The requests that this home has open."""
+    from dumpvault.stages.onetime import OneTimeKeys
+
     return OneTimeKeys(site.requests)
 
 

@@ -18,8 +18,8 @@ from dumpvault.cli import main
 
 __all__ = ["record"]
 
-#: What opening, keyrings, tokens and passphrases need; a crash kernel does none of it.
-_NEVER = ("nacl", "keyring", "pkcs11", "dumpvault.cli.footprint")
+#: What opening, keyrings, tokens, passphrases and timestamps need; a crash kernel does none of it.
+_NEVER = ("nacl", "keyring", "pkcs11", "rfc3161_client", "dumpvault.cli.footprint")
 
 #: Python finds them by name when they are used; a chroot without /proc, where an image may be built, does not use all.
 _CODECS = ("ascii", "latin-1", "unicode_escape", "utf-8")

@@ -7,7 +7,7 @@ from datetime import datetime
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.approvals import agreed, approvals_option, load_approvals
 from dumpvault.cli.grants import grant_option, load_grant
 from dumpvault.cli.site import (
     at_option,
@@ -19,7 +19,6 @@ from dumpvault.cli.site import (
     unlocker,
 )
 from dumpvault.errors import Usage
-from dumpvault.flows.combining import retrieval
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
@@ -85,9 +84,7 @@ def open_command(
     place = site.store(store)
     answers = load_approvals(site, approvals, keys)
     given = load_grant(grant)
-    judge = Judge(
-        site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers, granted=given is not None)
-    )
+    judge = Judge(site, policy, Retrieval(reason, ticket), agreed(answers, granted=given is not None))
     request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, given)
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.approvals import agreed, approvals_option, load_approvals
 from dumpvault.cli.grants import grant_option, load_grant
 from dumpvault.cli.site import (
     at_option,
@@ -21,7 +21,6 @@ from dumpvault.cli.site import (
     store_option,
     unlocker,
 )
-from dumpvault.flows.combining import retrieval
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.view import View, ViewRequest, open_view
@@ -89,9 +88,7 @@ def viewed(
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
     given = load_grant(grant)
-    judge = Judge(
-        site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers, granted=given is not None)
-    )
+    judge = Judge(site, policy, Retrieval(reason, ticket), agreed(answers, granted=given is not None))
     request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, given)
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFailed, VaultError
-from dumpvault.flows.combining import Approvals
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
 from dumpvault.flows.verify import Report, require_structure
@@ -21,6 +21,9 @@ from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import Sink, Store
 from dumpvault.stages.unseal import unseal
+
+if TYPE_CHECKING:
+    from dumpvault.flows.combining import Approvals
 
 __all__ = ["OpenRequest", "Opened", "open_vault", "shortfall"]
 

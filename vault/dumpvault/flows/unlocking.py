@@ -1,12 +1,15 @@
-"""Unlock a vault: verify what is signed, choose the key that opens it, and pair every region with what opens it."""
+"""Unlock a vault: verify what is signed, choose the key that opens it, and pair every region with what opens it.
+
+What approvals and grants take is imported where there are some: most vaults open by a key, and a session should start at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dumpvault.errors import Forged, Incomplete, NoKey, Usage
-from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.verify import Report, verify
 from dumpvault.formats import sealed
@@ -14,12 +17,15 @@ from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
 from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.event import expand
-from dumpvault.formats.grant import Grant
 from dumpvault.formats.kem import recipient_digest
 from dumpvault.formats.keybag import WrappedKeys
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.model import RegionRecord, Store, body_path, vault_prefix
 from dumpvault.stages.unlock import choose_key, unlock_attempt, unwrap_key
+
+if TYPE_CHECKING:
+    from dumpvault.flows.combining import Approvals
+    from dumpvault.formats.grant import Grant
 
 __all__ = ["KeyedRegion", "Unlock", "Unlocked", "unlock_vault"]
 
@@ -95,6 +101,8 @@ def unlock_vault(
         return Unlocked(report, sorted(_granted_regions(store, report, grant.name, given, keys, unlock), key=_offset))
     accept(report)
     if examiner.header.quorum is not None:
+        from dumpvault.flows.combining import agree
+
         keks = agree(report, approvals).open()
     elif approvals:
         raise Usage(
@@ -127,6 +135,8 @@ def _offset(region: KeyedRegion) -> int:
 
 def _believed(report: Report, envelope: Envelope) -> Grant:
     """A grant that an officer signed for this very vault. Raises ``Forged``."""
+    from dumpvault.formats.grant import Grant
+
     examiner = report.examiner
     if examiner.manifest is None:
         raise Incomplete(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -296,6 +295,8 @@ class _Verification:
     def regions(self, jobs: int, bodies: bool, progress: Progress) -> None:
         total = self._examiner.totals.sealed
         done = 0
+        from concurrent.futures import ThreadPoolExecutor
+
         with self._step(6), ThreadPoolExecutor(jobs) as pool:
             records = list(self._examiner.records())
             checks = pool.map(lambda item: self._region(item[0], item[1], bodies), records)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Incomplete, VaultError
-from dumpvault.flows.combining import Approvals
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.unlocking import Unlock, Unlocked, unlock_vault
 from dumpvault.flows.verify import Report
@@ -23,6 +22,7 @@ from dumpvault.model import Store
 from dumpvault.stages.reader import CACHE, Reader
 
 if TYPE_CHECKING:
+    from dumpvault.flows.combining import Approvals
     from dumpvault.formats.printk import Record
 
 __all__ = ["View", "ViewRequest", "VirtualFile", "open_view", "view_of"]

@@ -6,15 +6,17 @@ PyNaCl is imported only where a passphrase is used: no password KDF runs on the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dumpvault.errors import BadInput, Forged, NoKey
 from dumpvault.formats import jcs
 from dumpvault.formats.kem import SUITES, recipient_digest
-from dumpvault.formats.pkcs11_uri import Pkcs11Uri
 from dumpvault.formats.signature import ALGORITHMS
 from dumpvault.formats.sshkey import KEY_TYPES, SigningKey
 from dumpvault.model import TokenHandle
+
+if TYPE_CHECKING:
+    from dumpvault.formats.pkcs11_uri import Pkcs11Uri
 
 __all__ = [
     "KeyringKey",
@@ -226,6 +228,8 @@ def _parse(data: bytes, where: str) -> PrivateKey | LockedKey:
         fields.refuse(f"says that its secret is elsewhere ({kind}), and holds one")
     if kind == "keyring":
         return KeyringKey(*known)
+    from dumpvault.formats.pkcs11_uri import Pkcs11Uri
+
     return TokenKey(*known, Pkcs11Uri.parse(uri, where))
 
 
