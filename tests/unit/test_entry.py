@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from dumpvault.flows.custody import put_collected
 from dumpvault.formats import entry
 from dumpvault.formats.allowed_signers import AllowedSigners, line_for
-from dumpvault.stages.store import open_store
 from kit import KEY, OTHER, VAULT
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -26,12 +23,13 @@ def judge(data: bytes) -> entry.Judged:
     return entry.judge(data, "entries/0", "here", TRUST, NOW)
 
 
-def test_collected_goes_to_the_inbox_and_counts_for_its_host(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path))
+def test_a_collector_s_entry_counts_for_its_host_alone() -> None:
+    """It may have no ledger, because a collector cannot read; nothing else may."""
     for host, counts in (("db1", True), ("db2", False)):
-        digest = put_collected(store, [KEY], "collector@db1", host, VAULT, b"manifest", sha384=True)
-        found = judge(store.get(f"ledger/inbox/{digest}"))
-        assert (found.digest, found.counts) == (digest, counts), found.finding
+        of = replace(OPENED, event="collected", role="collector", host=host, ledger=None, seen=None, sha384="2" * 96)
+        found = judge(entry.sign(of, [KEY]))
+        assert found.counts is counts, found.finding
+    assert "another ledger" in judge(entry.sign(replace(OPENED, ledger=None), [OTHER])).finding
 
 
 def test_an_actor_s_entry_comes_back_as_it_was() -> None:
