@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import random
 import shutil
 import signal
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -137,11 +137,23 @@ def test_every_crash_point(tmp_path: Path, fault: str) -> None:
     assert at > 5
 
 
-def _write(path: str, writer: int, count: int, reported: str) -> None:
+def _write(path: str, writer: int, count: int, reported: str, dies_at: int) -> None:
+    """Append what this writer has not reported yet; die by SIGKILL at its put of that number, before it or after it."""
     made, known = Ledger.create(LocalStore(path), ORIGIN, LOGS), None
-    with Path(reported).open("ab", buffering=0) as log:
-        start = len(Path(reported).read_bytes().splitlines())
-        for i in range(start, count):
+    real, puts = LocalStore.put, iter(range(1 << 20))
+
+    def put(store: LocalStore, name: str, data: bytes) -> None:
+        n = next(puts)
+        if n == dies_at and n % 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            real(store, name, data)
+        finally:  # also where another writer had the number
+            if n == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    with mock.patch.object(LocalStore, "put", put), Path(reported).open("ab", buffering=0) as log:
+        for i in range(len(Path(reported).read_bytes().splitlines()), count):
             data = b"%d %d" % (writer, i)
             done = made.append(data, KEY, known, ANY)
             known = done.checkpoint
@@ -149,7 +161,7 @@ def _write(path: str, writer: int, count: int, reported: str) -> None:
 
 
 def test_many_writers_killed_lose_and_fork_nothing(tmp_path: Path) -> None:
-    """Writers at once, one of them killed again and again: what was reported stands at its number, and one tree stands.
+    """Writers at once, each killed at three of its puts: what was reported stands at its number, and one tree stands.
 
     DUMPVAULT_LEDGER_WRITERS and DUMPVAULT_LEDGER_APPENDS ask for more of them.
     """
@@ -157,33 +169,32 @@ def test_many_writers_killed_lose_and_fork_nothing(tmp_path: Path) -> None:
     count = int(os.environ.get("DUMPVAULT_LEDGER_APPENDS", "25"))
     store = tmp_path / "store"
     ledger(store)
-    spawn = multiprocessing.get_context("fork")
+    fork, rng = multiprocessing.get_context("fork"), random.Random("ledger")
+    # A writer puts at least an entry for each append, so that it meets each of these.
+    deaths = {writer: [rng.randrange(count // 4) for _ in range(3)] for writer in range(writers)}
 
     def start(writer: int) -> multiprocessing.process.BaseProcess:
-        process = spawn.Process(target=_write, args=(str(store), writer, count, str(tmp_path / f"{writer}.log")))
+        at = deaths[writer].pop() if deaths[writer] else -1
+        process = fork.Process(target=_write, args=(str(store), writer, count, str(tmp_path / f"{writer}.log"), at))
         process.start()
         return process
 
-    running = {writer: start(writer) for writer in range(writers)}
-    kills = 0
-    while any(process.exitcode != 0 for process in running.values()):
-        for writer, process in running.items():
-            if process.exitcode is None and kills < 3 * writers:
-                time.sleep(0.03)
-                assert process.pid
-                os.kill(process.pid, signal.SIGKILL)
-                process.join()
-                kills += process.exitcode == -signal.SIGKILL
+    running, kills = {writer: start(writer) for writer in range(writers)}, 0
+    while running:
+        for writer, process in list(running.items()):
             process.join(0.05)
-            if process.exitcode not in (None, 0):
+            if process.exitcode == 0:
+                del running[writer]
+            elif process.exitcode is not None:
                 assert process.exitcode == -signal.SIGKILL
+                kills += 1
                 running[writer] = start(writer)
     found = whole(ledger(store))
     told = [line.split(b" ", 1) for path in tmp_path.glob("*.log") for line in path.read_bytes().splitlines()]
     assert len(told) == writers * count
     for number, data in told:
         assert found[int(number)] == data
-    assert kills > writers
+    assert kills == 3 * writers
     assert set(found) == {b"%d %d" % (w, i) for w in range(writers) for i in range(count)}
 
 
