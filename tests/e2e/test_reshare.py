@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dumpvault.errors import StoreFailed
 from support.command import Home, Ran
 from support.custody import CUSTODIANS, Sites, make_sites
-from support.officers import Stopped, calls
+from support.officers import Stopped, calls, fault_at
 from support.vmcore import write_core
 
 
@@ -223,13 +222,7 @@ def test_every_crash_point(sites: Sites, vault: str, tmp_path: Path, fault: str)
     assert {step.split("/")[0] for step in steps[event + 1 :]} == {"delete keybag", "delete keys"}
     for at, step in enumerate(steps):
         case = Sites(Path(shutil.copytree(sites.path, tmp_path / str(at))))
-
-        def stop(n: int, what: str, at: int = at) -> None:
-            if n == at:
-                raise StoreFailed(f"{what}: no") if fault == "failed" else Stopped
-
-        nothing = lambda n, what: None  # noqa: E731
-        with calls(*((nothing, stop) if fault == "killed after" else (stop,))):
+        with fault_at(at, fault):
             try:
                 ran = reshare(case, vault, approvals, *change)
                 assert (fault, ran.code) == ("failed", 13), ran.err

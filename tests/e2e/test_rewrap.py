@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
-from dumpvault.errors import Forged, StoreFailed
+from dumpvault.errors import Forged
 from dumpvault.flows import officer, rewrapping
-from support.officers import Case, Stopped, calls, make_case
+from support.officers import Case, Stopped, calls, fault_at, make_case
 
 ADD, REMOVE = ("--add", "bob"), ("--remove", "analyst", "--add", "bob")
 
@@ -173,13 +173,7 @@ def test_every_crash_point(original: Case, tmp_path: Path, how: tuple[object, ..
     before, after = {"analyst"}, {"analyst", "bob"} if how is ADD else {"bob"}
     for at, step in enumerate(steps):
         case = original.copied(tmp_path / str(at))
-
-        def stop(n: int, what: str, at: int = at) -> None:
-            if n == at:
-                raise StoreFailed(f"{what}: no") if fault == "failed" else Stopped
-
-        nothing = lambda n, what: None  # noqa: E731
-        with calls(*((nothing, stop) if fault == "killed after" else (stop,))):
+        with fault_at(at, fault):
             try:
                 ran = case.call("rewrap", *how)
                 assert (fault, ran.code) == ("failed", 13), ran.err

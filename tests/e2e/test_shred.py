@@ -12,11 +12,10 @@ from unittest import mock
 
 import pytest
 
-from dumpvault.errors import StoreFailed
 from dumpvault.flows import officer, shredding
 from dumpvault.stages.store.local import LocalStore
 from support.command import seal
-from support.officers import Case, Stopped, calls, certificate_path, make_case
+from support.officers import Case, Stopped, calls, certificate_path, fault_at, make_case
 from support.vmcore import write_core
 
 PART = ("--regions", "2-3", "--reason", "customer data", "--yes")
@@ -233,13 +232,7 @@ def test_every_crash_point(original: Case, tmp_path: Path, how: tuple[object, ..
     gone = {2, 3} if how is PART else set(range(len(records(original))))
     for at, step in enumerate(steps):
         case = original.copied(tmp_path / str(at))
-
-        def stop(n: int, what: str, at: int = at) -> None:
-            if n == at:
-                raise StoreFailed(f"{what}: no") if fault == "failed" else Stopped
-
-        nothing = lambda n, what: None  # noqa: E731
-        with calls(*((nothing, stop) if fault == "killed after" else (stop,))):
+        with fault_at(at, fault):
             try:
                 ran, path = shred(case, *how)
                 assert fault == "failed"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from dumpvault.errors import StoreFailed
 from dumpvault.stages.store.local import LocalStore
 from support.command import Home, Ran, make_home, seal
 from support.vmcore import write_core
@@ -93,6 +94,19 @@ def calls(
         after(n, what)
 
     with mock.patch.object(LocalStore, "put", put), mock.patch.object(LocalStore, "delete", delete):
+        yield
+
+
+@contextmanager
+def fault_at(at: int, fault: str) -> Iterator[None]:
+    """Within: the store's call of that number is where the process is "killed before" or "killed after" it, or it "failed"."""
+
+    def stop(n: int, what: str) -> None:
+        if n == at:
+            raise StoreFailed(f"{what}: no", "no") if fault == "failed" else Stopped
+
+    nothing = lambda n, what: None  # noqa: E731
+    with calls(*((nothing, stop) if fault == "killed after" else (stop,))):
         yield
 
 
