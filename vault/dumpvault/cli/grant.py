@@ -7,6 +7,7 @@ from typing import Literal
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.recording import load_recording, officers_record, why_options
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.granting import GrantRequest, grant
@@ -36,6 +37,7 @@ __all__ = ["grant_command"]
     "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key that opens it. [default: any of the site's]"
 )
 @passphrase_option
+@why_options
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @output.json_option
 def grant_command(
@@ -49,6 +51,8 @@ def grant_command(
     signer: str | None,
     keys: tuple[str, ...],
     passphrase_file: str | None,
+    reason: str,
+    ticket: str,
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
@@ -68,8 +72,9 @@ def grant_command(
     request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held)
     write = output.new_file(path)
     made, event, data = grant(
-        place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock
-    )
+        place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock,
+        officers_record(load_recording(site, place, trust), "granted", reason, ticket),
+    )  # fmt: skip
     name = write(f"grant-{request.vault[:12]}-{event}-{made.recipient.name}.json", data)
     output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {event})")
     if as_json:

@@ -9,6 +9,7 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
 from dumpvault.cli.grants import grant_option, load_grant
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -23,6 +24,7 @@ from dumpvault.flows.combining import retrieval
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
+from dumpvault.flows.recording import Opening
 from dumpvault.formats.policy_facts import Retrieval
 
 __all__ = ["open_command"]
@@ -84,8 +86,13 @@ def open_command(
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     place = site.store(store)
     answers = load_approvals(site, approvals)
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
-    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, load_grant(grant))
+    recording = load_recording(site, place, trust)
+    said = Retrieval(reason, ticket)
+    judge = Judge(site, policy, said, lambda report: retrieval(report, answers), recording.custody)
+    request = OpenRequest(
+        find_vault(place, vault), path, held, force, partial, jobs, answers, judge, load_grant(grant),
+        Opening(recording, "open"),
+    )  # fmt: skip
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
     output.say_judgement(opened.report.judgement)

@@ -12,6 +12,7 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
 from dumpvault.cli.grants import grant_option, load_grant
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -24,6 +25,7 @@ from dumpvault.cli.site import (
 from dumpvault.flows.combining import retrieval
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
+from dumpvault.flows.recording import Opening
 from dumpvault.flows.view import View, ViewRequest, open_view
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.stages.secrecy import keep_out_of_swap
@@ -60,6 +62,7 @@ def view_options(command: _Command) -> _Command:
 
 @contextmanager
 def viewed(
+    command: str,
     vault: str,
     store: str | None,
     keys: tuple[str, ...],
@@ -78,7 +81,7 @@ def viewed(
 ) -> Iterator[View]:
     """The view of ``vault`` that the options ask for; what is missing from it is told.
 
-    ``shared`` says that other programs will be given what is opened.
+    ``command`` is what the ledger says of how it was opened; ``shared`` says that other programs will be given what is opened.
     """
     site = load_site()
     trust = load_trust(site, allowed_signers, at)
@@ -88,10 +91,13 @@ def viewed(
     for name in keep_out_of_swap(shared=shared):
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
-    judge = Judge(site, policy, Retrieval(reason, ticket), lambda report: retrieval(report, answers))
+    recording = load_recording(site, place, trust)
+    said = Retrieval(reason, ticket)
+    judge = Judge(site, policy, said, lambda report: retrieval(report, answers), recording.custody)
     request = ViewRequest(
-        find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, load_grant(grant)
-    )
+        find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, load_grant(grant),
+        Opening(recording, command),
+    )  # fmt: skip
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
         output.say_judgement(view.report.judgement)

@@ -42,13 +42,17 @@ def grant(
     trust: AllowedSigners,
     signer: Callable[[str], SigningKey],
     unlock: Unlock,
+    record: Callable[[Report], None] = lambda report: None,
 ) -> tuple[Grant, int, bytes]:
-    """The grant, the number of the event that records it, and the file's bytes. Raises ``VaultError``."""
+    """The grant, the number of the event that records it, and the file's bytes.
+
+    ``record`` is called before the first key is unwrapped; what it raises ends it. Raises ``VaultError``.
+    """
     change = begin(store, request.vault, trust)
     refuse_dual_control(change, "grant")
     examiner = change.report.examiner
     key = signer(examiner.header.host)
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept, begin=record)
     held = {(region.attempt, region.record.index): region for region in unlocked.regions}
     wanted = _wanted(store, request, trust, unlock, unlocked.regions)
     if lost := sorted(wanted - held.keys()):

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from dumpvault.formats.kem import SUITES
-from dumpvault.formats.policy_facts import Facts, Found, Planned
+from dumpvault.formats.policy_facts import Custody, Facts, Found, Planned
 from dumpvault.formats.rule_kinds import parse_compress
 
 __all__ = [
@@ -271,10 +271,14 @@ def recorded(policy: Demands, found: Found) -> str:
 def anchored(policy: Demands, found: Found) -> str:
     """docs/spec/ledger.md, section 6: what was there before the first opening, or before the one that is about to be."""
     wanted, custody = policy["custody.anchor"], found.custody
-    if wanted is None or found.retrieval is None:
+    if wanted is None or found.retrieval is None or (wanted == "timestamp" and custody.stamped):
         return ""
     if wanted == "timestamp":
-        return "" if custody.stamped else "no timestamp over the manifest is known to be older than the first opening"
+        return "no timestamp over the manifest is known to be older than the first opening"
+    return _uncovered(custody, witnessed=wanted == "witness")
+
+
+def _uncovered(custody: Custody, *, witnessed: bool) -> str:
     if custody.evidence is None:
         return f"no entry of the ledger has the manifest's digest{custody.trouble and f': {custody.trouble}'}"
     good = {size for size in custody.checkpoints if size > custody.evidence}
@@ -288,7 +292,7 @@ def anchored(policy: Demands, found: Found) -> str:
             )
     if not good:
         return f"no checkpoint covers entry {custody.evidence}, which has the manifest's digest"
-    if wanted == "witness" and not good & custody.witnessed:
+    if witnessed and not good & custody.witnessed:
         before = "" if custody.opened is None else ", from before the first opening,"
         return f"no checkpoint{before} that covers entry {custody.evidence} has a good cosignature of a witness"
     return ""

@@ -173,13 +173,13 @@ RULES: tuple[Rule, ...] = (
         checks.timestamps, "Choose a policy without timestamps.", (None,),
     ),
     Rule(
-        "custody.required", Flag(), "must the store's ledger hold, durably, what is about to be done before anything is decrypted",
+        "custody.required", Flag(), "must the store's ledger hold what is about to be done, before anything is decrypted",
         _LATER, checks.recorded, "Begin a ledger in the store, or mend what stands in its way.", (False,),
     ),
     Rule(
         "custody.anchor", Or(Choice(("checkpoint", "witness", "timestamp"))),
         "what must prove that the manifest was there before the first opening",
-        _LATER, checks.anchored, "Have the ledger signed, and witnessed or timestamped as the policy says, before it is opened.",
+        _LATER, checks.anchored, "Have the ledger signed, and witnessed or timestamped as the policy says, before opening.",
         (None,),
     ),
 )  # fmt: skip
