@@ -64,7 +64,7 @@ def measure(work: Path, mib: int, svg: str | None) -> None:
     request = CaptureRequest(
         source=str(source),
         recipients=("r",),
-        signer="s",
+        signers=("s",),
         jobs=2,
         release="phyp",
         vmcore=str(source),

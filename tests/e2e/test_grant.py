@@ -181,22 +181,59 @@ def test_what_is_bound(vendor: Vendor, case: Case) -> None:
     """Signed by another role, or bound to another vault, header, manifest, recipient or region: refused or not opened."""
     grant = vendor.granted("--regions", "1,3")
     officer = private(case, "officer")
-    assert vendor.opened(forged(grant, officer), "--partial")[0] == 3  # as it was, but for the signature
-    assert vendor.opened(forged(grant, private(case, "collector")), "--partial")[0] == 10
+    copy = vendor.store("events")  # where the event is, it tells of any change
+    assert vendor.opened(forged(grant, officer), "--partial", store=copy)[0] == 3  # as it was, but for the signature
+    assert vendor.opened(forged(grant, private(case, "collector")), "--partial", store=copy)[0] == 10
     for changes in (
         {"vault": "0" * 32}, {"header": "0" * 64}, {"manifest": "0" * 64}, {"sealed": bytes(100)},
         {"regions": (Run(1, 1, 1),)}, {"regions": (Run(1, 1, 2), Run(1, 3, 3))}, {"regions": (Run(1, 1, 1), Run(1, 1, 1))},
         {"regions": (Run(1, 98, 99),)}, {"regions": (Run(2, 1, 2),)}, {"regions": (Run(1, 3, 3), Run(1, 1, 1))},
     ):  # fmt: skip
-        code, data, err = vendor.opened(forged(grant, officer, **changes), "--partial")
+        code, data, err = vendor.opened(forged(grant, officer, **changes), "--partial", store=copy)
         assert (code, data) == (10, b""), (changes, err)
     # Its keys given for other regions: each body's commitment tells.
-    code, data, _ = vendor.opened(forged(grant, officer, regions=(Run(1, 1, 2),)), "--partial")
+    code, data, _ = vendor.opened(forged(grant, officer, regions=(Run(1, 1, 2),)), "--partial", store=copy)
     assert (code, data[spans(case)[2][0] :][:4096]) == (10, bytes(4096))
     # A recipient whose key is not at hand.
     other = Grant.read(dsse.parse(grant.read_bytes(), "grant", LIMIT)).recipient
     stranger = replace(other, digest="0" * 64)
-    assert vendor.opened(forged(grant, officer, recipient=stranger), "--partial")[0] == 12
+    assert vendor.opened(forged(grant, officer, recipient=stranger), "--partial", store=copy)[0] == 12
+
+
+def test_its_event(vendor: Vendor, case: Case) -> None:
+    """With the event of its number there, that must record this very file; a copy that ends before it, or has no
+    events, opens by it and says so."""
+    assert case.home.call("keys", "new", "recipient", "bob", "--unprotected").code == 0
+    assert case.call("rewrap", "--add", "bob").code == 0
+    older = vendor.store().rename(vendor.path / "older")
+    grant = vendor.granted("--regions", "1,3")
+    told = vendor.call("open", grant, "-o", vendor.path / "o", "--partial", "--json")
+    assert (told.code, told.json["grant_recorded"]) == (3, True), told.err
+    assert "which records" not in told.err
+    for copy in (older, vendor.store("events")):
+        code, data, err = vendor.opened(grant, "--partial", store=copy)
+        assert (code, data) == (3, only(case, 1, 3))
+        assert f"note: event 1, which records {grant}, is not in this copy" in err
+        told = vendor.call("open", grant, "-o", vendor.path / "o", "--force", "--partial", "--json", store=copy)
+        assert (told.code, told.json["grant_recorded"]) == (3, False), told.err
+        assert "note: event 1, which records" in vendor.call("dmesg", grant, "--partial", store=copy).err
+    officer = private(case, "officer")
+    for changes in ({"time": "2026-01-01T00:00:00Z"}, {"event": 0}, {"regions": (Run(1, 1, 1),)}):
+        for command, where in (("open", ("-o", vendor.path / "x")), ("dmesg", ())):
+            ran = vendor.call(command, forged(grant, officer, **changes), *where, "--partial")
+            assert (ran.code, (vendor.path / "x").exists()) == (10, False), ran.err
+            assert "not the grant that event" in ran.err
+
+
+def test_an_event_that_is_taken_away(vendor: Vendor, case: Case) -> None:
+    """A later event shows that the one of the grant is missing: that is no older copy."""
+    grant = vendor.granted("--regions", "1,3").rename(vendor.path / "first.json")
+    vendor.granted("--regions", "2")
+    store = vendor.store()
+    (store / "vaults" / case.vault.name / "events/0.dsse.json").unlink()
+    code, data, err = vendor.opened(grant, store=store)
+    assert (code, data) == (3, b"")
+    assert "events/0.dsse.json: missing, though" in err
 
 
 def test_another_vault(vendor: Vendor, case: Case, tmp_path: Path) -> None:

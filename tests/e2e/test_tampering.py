@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -114,6 +115,7 @@ def test_foreign_objects_are_reported_and_change_nothing(sealed: tuple[Home, Pat
     for name in junk:
         (vault / name).parent.mkdir(exist_ok=True)
         (vault / name).write_bytes(b"junk")
+    os.truncate(vault / "events/5.dsse.json", (8 << 20) + 1)
     report = home.call("verify", vault.name, "--json")
     assert report.code == 0, report.err
     assert report.json["foreign"] == sorted(junk)

@@ -42,7 +42,7 @@ def test_a_machine_that_is_ready(root: Root, sysfs: Path) -> None:
     ran, checks = ask(root, sysfs)
     assert ran.code == 0, ran.out
     assert {name: check["state"] for name, check in checks.items()} == {
-        "configuration": "ok", "policy": "ok", "recipients": "ok", "signer": "ok", "store": "ok", "room": "ok",
+        "configuration": "ok", "policy": "ok", "recipients": "ok", "signers": "ok", "store": "ok", "room": "ok",
         "integration": "ok", "crash memory": "ok", "crash kernel": "ok", "release": "not applicable", "clock": "ok",
         "canary": "ok",
     }  # fmt: skip
@@ -91,19 +91,19 @@ def spoil(root: Root, sysfs: Path, how: str) -> str:  # noqa: PLR0911, PLR0912 -
             return "recipients"
         case "signer gone":
             (home / f"private/{SIGNER}.key").unlink()
-            return "signer"
+            return "signers"
         case "signer readable by others":
             (home / f"private/{SIGNER}.key").chmod(0o644)
-            return "signer"
+            return "signers"
         case "signer not listed":
             signers.write_text(f"{SigningKey(bytes(32)).signer.line} x\n")
-            return "signer"
+            return "signers"
         case "signer without its role":
             signers.write_text(signers.read_text().replace(",dumpvault-manifest@v1", ""))
-            return "signer"
+            return "signers"
         case "signer expired":
             signers.write_text(signers.read_text().replace("namespaces=", 'valid-before="20200101Z",namespaces='))
-            return "signer"
+            return "signers"
         case "store gone":
             (root.path / "var/lib/dumpvault/store").rmdir()
             return "store"

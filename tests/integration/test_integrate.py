@@ -79,7 +79,7 @@ def test_what_is_baked_in(root: Root) -> None:
     assert root.integrate("kdump-tools", "--yes", "--store-device", "UUID=12ab").code == 0
     baked = CrashConf.parse(root.read("etc/dumpvault/crash.conf"), "crash.conf")
     assert baked == CrashConf(
-        "/usr/local/bin/dumpvault", HOST, SIGNER, "baseline", ("analyst",), "/var/lib/dumpvault/store", "UUID=12ab"
+        "/usr/local/bin/dumpvault", HOST, (SIGNER,), "baseline", ("analyst",), "/var/lib/dumpvault/store", "UUID=12ab"
     )
     done = subprocess.run(
         ["sh", "-c", '. "$0"; echo "$DUMPVAULT $CAPTURE_OPTIONS $STORE $STORE_DEVICE"', root.path / "etc/dumpvault/crash.conf"],
@@ -95,13 +95,14 @@ def test_site_configuration_says_who(root: Root) -> None:
     """Without flags the site's own signer, recipients and store are taken."""
     root.write(
         "etc/dumpvault/config.toml",
-        f'signer = "{SIGNER}"\nrecipients = ["analyst"]\nstore = "/srv/vaults"\n',
+        f'signers = ["{SIGNER}"]\nrecipients = ["analyst"]\nstore = "/srv/vaults"\n',
     )
     ran = root.run("integrate", "systemd", "--json", "--yes")
     assert ran.code == 0, ran.err
     unit = root.read("etc/systemd/system/dumpvault-capture.service")
     assert "--store /srv/vaults\n" in unit
-    assert f"LoadCredential=signer.key:/etc/dumpvault/private/{SIGNER}.key\n" in unit
+    assert f"LoadCredential={SIGNER}.key:/etc/dumpvault/private/{SIGNER}.key\n" in unit
+    assert f"capture /proc/vmcore --signer {SIGNER} --host" in unit
     assert {change["action"] for change in ran.json["changes"]} == {"create"}
     assert ran.json["written"] is True
 
@@ -116,7 +117,7 @@ def test_a_quorum_is_baked_in(root: Root) -> None:
     baked = CrashConf.parse(root.read("etc/dumpvault/crash.conf"), "crash.conf")
     assert (baked.quorum, baked.recipients) == (quorum, ())
     assert f'--policy baseline --quorum {quorum}"' in root.read("etc/dumpvault/crash.conf")
-    root.write("etc/dumpvault/config.toml", f'signer = "{SIGNER}"\nquorum = "{quorum}"\n')
+    root.write("etc/dumpvault/config.toml", f'signers = ["{SIGNER}"]\nquorum = "{quorum}"\n')
     assert root.run("integrate", "kdump-tools", "--yes", "--json").json["changes"] == []
     ran = root.run("integrate", "kdump-tools", "--signer", SIGNER, "--quorum", "1of3:alice,bob,carol", "--yes")
     assert ran.code == 2

@@ -88,7 +88,7 @@ class Rehearsal:
     def capture(self, calls: Calls) -> CaptureResult | BaseException:
         """One run of the collector; what it raised, if it did."""
         request = CaptureRequest(
-            source=self.vmcore, recipients=("analyst",), signer="collector", region_size=self.region_size,
+            source=self.vmcore, recipients=("analyst",), signers=("collector",), region_size=self.region_size,
             jobs=self.jobs, host="crashed", release=self.release, vmcore=self.vmcore if self.own else "/nowhere",
             sysfs=str(self.sysfs),
         )  # fmt: skip

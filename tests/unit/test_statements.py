@@ -52,7 +52,7 @@ REWRAP = Event(
     Rewrap((Listed("ops", "xwing", A), Listed("lab", "p384", B)), ((1, A),), (KeysObject(1, 1, B),)),
 )
 GRANTED = Event(VAULT, 2, A, B, TIME, Granted(Listed("vendor", "x25519", A), (Run(1, 0, 3), Run(1, 7, 7)), B))
-FILE = Grant(VAULT, A, B, TIME, Listed("vendor", "x25519", A), (Run(1, 0, 3),), bytes(80))
+FILE = Grant(VAULT, A, B, TIME, 5, Listed("vendor", "x25519", A), (Run(1, 0, 3),), bytes(80))
 ALL = Event(VAULT, 2, A, B, TIME, Shred("asked to", None, ()))
 
 

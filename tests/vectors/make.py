@@ -22,6 +22,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from dumpvault.cli import main as command
 from dumpvault.errors import Incomplete
 from dumpvault.flows.approving import approve, read_asked
 from dumpvault.flows.capture import CaptureRequest, capture
@@ -95,7 +96,7 @@ def make(
             new_signer(site, signer, "collector", None, kind)
         os.chdir(folder)
         request = CaptureRequest(
-            source="source", recipients=("vector",), signer=tuple(names), compress=compress, region_size=region_size,
+            source="source", recipients=("vector",), signers=tuple(names), compress=compress, region_size=region_size,
             host="vector.example", jobs=1,
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)
@@ -131,7 +132,7 @@ def make_eventful(name: str, source: bytes) -> None:
             f"CPU:{end - 20480:#x}-0x800: HPTE:{end - 18432:#x}-0x800: {areas}"
         )
         request = CaptureRequest(
-            source="source", recipients=("vector", "second"), signer="collector@vector.example", compress="zstd:1",
+            source="source", recipients=("vector", "second"), signers=("collector@vector.example",), compress="zstd:1",
             region_size=32768, host="vector.example", jobs=1, release="phyp", vmcore="source", sysfs=f"{work}/sys",
         )  # fmt: skip
 
@@ -176,7 +177,7 @@ def make_shared(name: str, source: bytes) -> None:
         new_signer(site, "analyst", "analyst", None)
         os.chdir(folder)
         request = CaptureRequest(
-            source="source", recipients=(), signer="collector", compress="zstd:1", region_size=65536,
+            source="source", recipients=(), signers=("collector",), compress="zstd:1", region_size=65536,
             host="vector.example", jobs=1, quorum="2of3:alice,bob,carol",
         )  # fmt: skip
         result = capture(site, request, lambda done, total: None, lambda vault: None)
@@ -201,6 +202,51 @@ def make_shared(name: str, source: bytes) -> None:
     (folder / "case.json").write_text(json.dumps(case, indent=2, sort_keys=True) + "\n")
 
 
+def make_changed(name: str, source: bytes) -> None:
+    """A vault that an officer changed: one recipient added, one removed, regions shredded, and others granted.
+
+    ``recipient.key`` opens it now, ``removed.key`` did; ``vendor.key`` opens what ``grant.json`` is for. ``changed.json``
+    says which regions those are. ``unrecorded.json`` is a grant that only a copy of the vault records, in an event of the
+    same number.
+    """
+    folder = HERE / name
+    if folder.exists():
+        return
+    folder.mkdir()
+    (folder / "source").write_bytes(source)
+    with tempfile.TemporaryDirectory() as work:
+        os.environ["DUMPVAULT_HOME"] = work
+        site = Site.load(os.environ)
+        init_site(site)
+        for recipient, suite in (("removed", "xwing"), ("added", "mlkem1024"), ("vendor", "p384")):
+            new_recipient(site, recipient, suite, None)
+        new_signer(site, "collector", "collector", None)
+        new_signer(site, "officer", "officer", None)
+        os.chdir(folder)
+        request = CaptureRequest(
+            source="source", recipients=("removed",), signer="collector", compress="zstd:1", region_size=32768,
+            host="vector.example", jobs=1,
+        )  # fmt: skip
+        result = capture(site, request, lambda done, total: None, lambda vault: None)
+        for words in (
+            ["rewrap", "--add", "added"], ["grant", "--regions", "0-1,3", "--to", "vendor", "-o", "grant.json"],
+            ["grant", "--store", "copy", "--regions", "0-1", "--to", "vendor", "-o", "unrecorded.json"],
+            ["rewrap", "--remove", "removed"],
+            ["shred", "--regions", "2-3", "--reason", "vector", "--yes", "-o", "certificate.json"],
+        ):  # fmt: skip
+            with suppress(SystemExit):
+                command([words[0], result.vault, *words[1:]])
+            if words[0] == "rewrap":
+                shutil.copytree(site.store_url, "copy", dirs_exist_ok=True)
+        shutil.rmtree("copy")
+        shutil.copytree(site.store_url, folder / "store")
+        for key, to in (("added", "recipient"), ("removed", "removed"), ("vendor", "vendor")):
+            shutil.copy(site.trust.private_path(key), folder / f"{to}.key")
+        shutil.copy(site.trust.allowed_signers_path, folder / "allowed_signers")
+    facts = {"granted": [0, 1], "regions": result.manifest.totals.regions, "shredded": [2, 3], "vault": result.vault}
+    (folder / "changed.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
 def main() -> None:
     rng = random.Random(20261123)
     make("elf64-xwing-zstd", "xwing", core(64, "little", memory(rng, 72)), "zstd:1", 131072)
@@ -219,6 +265,7 @@ def main() -> None:
     make("signed-all-four", "x25519", b"\x01", "none", 4096, signers=("mldsa65", "ed25519", "mldsa87", "p384"))
     make("signed-mldsa65-alone", "x25519", b"\x02" * 5000, "zstd:1", 4096, signers=("mldsa65",))
     make_shared("shares-2of3", core(64, "little", memory(rng, 20)))
+    make_changed("changed-by-officer", core(64, "little", memory(rng, 40)))
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Opened:
     finished: bool  # the verdict of section 13 is "intact"; else it is "incomplete"
     regions: int
     foreign: list[str]
+    shredded: int = 0  # regions whose keys an event destroyed
+    recorded: bool | None = None  # whether the vault has the event that records the grant, if that was used
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,14 @@ REQUEST = {"time": TIME, "expires": TIME, "requester": str, "reason": re.compile
            "keys": [{"suite": SUITE, "public": is_base64}, 1, 5]}
 APPROVAL = {"header": DIGEST, "requester": str, "custodian": DIGEST, "time": TIME, "expires": TIME,
             "shares": [{"attempt": int, "sealed": is_base64}, 1, MANY]}
+RUNS = [{"attempt": int, "first": int, "last": int}, 1, 65536]
+LISTED = {"name": NAME, "suite": SUITE, "sha256": DIGEST}
+KEYS = [{"attempt": int, "commit": int, "sha256": (DIGEST, None)}, 0, 65536]
+EVENTS = {"release": {"method": ("phyp", "fadump"), "result": RESULT},
+          "shred": {"reason": str, "regions": (list, None), "keys": KEYS},
+          "rewrap": {"recipients": [LISTED, 1, 128], "keybags": [{"attempt": int, "sha256": DIGEST}, 1, 65536], "keys": KEYS},
+          "grant": {"recipient": LISTED, "regions": RUNS, "file": DIGEST}}
+GRANT = {"header": DIGEST, "event": int, "recipient": LISTED, "regions": RUNS, "sealed": is_base64, "time": TIME}
 PRIVATE = {"format": "dumpvault-private@v1", "name": NAME, "purpose": "recipient", "algorithm": SUITE,
            "public": is_base64, "protection": {"kind": "none"}, "secret": is_base64}  # keys.md
 # fmt: on
@@ -319,7 +329,7 @@ class Region:
 
     def __init__(self, commit: int, attempt: int, record: dict[str, Any]) -> None:
         self.commit, self.attempt, self.record = commit, attempt, record
-        self.name = f"regions/{attempt}/{record['index']}.sealed"
+        self.name, self.id = f"regions/{attempt}/{record['index']}.sealed", (attempt, record["index"])
         self.start, self.length, self.message = (int(record[key], 16) for key in ("offset", "length", "message"))
         self.end = self.start + self.length
         self.size = self.message + 32 * -(-self.message // 262144)  # with a digest for each block of the message
@@ -338,6 +348,14 @@ class Vault:
         self.keybags: dict[int, dict[str, bytes]] = {}  # of attempts that hold regions: messages by recipient
         self.commits: list[str] = []  # their digests
         self.regions: list[Region] = []
+        # Section 12.1: what counts, by attempt and by commit; who can open; what is destroyed, as (attempt, index).
+        self.bags: dict[int, tuple[str, str]] = {}
+        self.keys: dict[int, tuple[str, str | None]] = {}
+        self.recipients: set[tuple[str, str]] = set()
+        self.rewrapped: set[int] = set()
+        self.shredded: set[tuple[int, int]] = set()
+        self.superseded: set[str] = set()
+        self.events: list[tuple[str, Any]] = []  # their types and bodies
 
     def find(self, name: str, limit: int) -> bytes | None:
         """An object that may be absent. It counts as known until something tells otherwise."""
@@ -471,7 +489,9 @@ class Vault:
         for before, after in pairwise(ordered):
             need(before.end <= after.start, after.name, f"overlaps {before.name}")
         self.end = ordered[-1].end if ordered else 0
+        self.count_keys()
         if data is None:
+            need(not (self.root / "events/0.dsse.json").exists(), "events/0.dsse.json", "an event without a manifest")
             return False
 
         attempts = []
@@ -503,43 +523,161 @@ class Vault:
         self.read_events(sha256(data))
         return plain is not None and sidecar is not None and not manifest["truncated"]
 
+    def count_keys(self) -> None:
+        """Sections 7 and 8: the key objects that count before any event."""
+        for attempt in sorted({region.attempt for region in self.regions}):
+            self.bags[attempt] = f"keybag/{attempt}.json", self.takeovers[attempt]["keybag"]
+        for attempt in self.takeovers.keys() - self.bags.keys():
+            # Nobody needs this keybag; it is foreign, should it not be the one that the takeover names.
+            name = f"keybag/{attempt}.json"
+            if sha256(self.find(name, MIB) or b"") != self.takeovers[attempt]["keybag"]:
+                self.known.discard(name)
+        for region in self.regions:
+            self.keys[region.commit] = f"keys/{region.attempt}/{region.commit}.json", None
+        self.recipients = {(entry["sha256"], entry["suite"]) for entry in self.header["recipients"]}
+
     def read_events(self, manifest: str) -> None:
-        """Step 8. This version of the page has one type of event."""
+        """Step 8."""
         previous, number = manifest, 0
-        while (data := self.find(name := f"events/{number}.dsse.json", MIB)) is not None:
-            payload, _ = self.good(name, data, "release")
-            event = {"number": number, "previous": previous, "time": TIME, "body": {"method": str, "result": RESULT}}
-            self.statement(name, payload, "release", "manifest.dsse.json", manifest, event)
+        while (data := self.find(name := f"events/{number}.dsse.json", 8 * MIB)) is not None:
+            kind, payload = self.good_event(name, data)
+            event = {"number": number, "previous": previous, "time": TIME, "body": EVENTS[kind]}
+            body = self.statement(name, payload, kind, "manifest.dsse.json", manifest, event)["body"]
+            if kind == "shred":
+                self.shred(name, number, body)
+            elif kind == "rewrap":
+                self.rewrap(name, number, body)
+            elif kind == "grant":
+                self.expand(name, body["regions"])
+            self.events.append((kind, body))
             previous, number = sha256(data), number + 1
+        later = (re.fullmatch(r"(0|[1-9][0-9]*)\.dsse\.json", path.name) for path in (self.root / "events").glob("*"))
+        lost = any(found and int(found[1]) > number and self.is_event(f"events/{found[0]}") for found in later)
+        need(not lost, f"events/{number}.dsse.json", "missing")
+
+    def good_event(self, name: str, data: bytes) -> tuple[str, bytes]:
+        """The type and payload of an event that is good for its type's role. The type is read before the signature is
+        checked, as the header's host is."""
+        payload = base64.b64decode(load(name, data, ENVELOPE)["payload"])
+        shape = {"_type": str, "predicate": dict, "predicateType": str, "subject": list}
+        stated = load(name, payload, shape)["predicateType"]
+        kind = next((kind for kind in EVENTS if stated == f"urn:dumpvault:{kind}:v1"), "")
+        need(kind, name, "an event of unknown type")
+        return kind, self.good(name, data, kind, pinned=kind == "release")[0]
+
+    def is_event(self, name: str) -> bool:
+        """Whether an event of this vault stands here, beyond a number that is missing; what else may is foreign."""
+        try:
+            data = (self.root / name).read_bytes()
+            need(len(data) <= 8 * MIB, name, "longer than 8 MiB")
+            _, payload = self.good_event(name, data)
+        except Refused:
+            return False
+        return bool(json.loads(payload)["predicate"].get("vault") == self.id)
+
+    def expand(self, name: str, runs: list[dict[str, int]]) -> list[tuple[int, int]]:
+        """The regions of runs, which ascend, none touching the next, and name regions of commits."""
+        check(runs, RUNS, name)
+        known, found = {region.id for region in self.regions}, []
+        for run in runs:
+            need(run["last"] - run["first"] in range(len(known)), name, "runs do not ascend, or are too long")
+            found += [(run["attempt"], index) for index in range(run["first"], run["last"] + 1)]
+        ascending = all((a["attempt"], a["last"] + 1) < (b["attempt"], b["first"]) for a, b in pairwise(runs))
+        need(ascending and known >= set(found), name, "runs do not ascend, or name what no commit does")
+        return found
+
+    def shred(self, name: str, number: int, body: dict[str, Any]) -> None:
+        everything = body["regions"] is None
+        known = {region.id for region in self.regions}
+        gone = known - self.shredded if everything else set(self.expand(name, body["regions"]))
+        need(0 < len(body["reason"]) <= 4096 and body["reason"].strip(), name, "no reason")
+        need(gone and not gone & self.shredded, name, "shreds nothing, or something twice")
+        self.shredded |= gone
+        if everything:
+            need(not body["keys"], name, "keeps keys")
+            self.superseded |= {held[0] for held in [*self.bags.values(), *self.keys.values()]}
+            self.bags, self.keys = {}, {}
+            return
+        touched = sorted({region.commit for region in self.regions if region.id in gone})
+        need([key["commit"] for key in body["keys"]] == touched, name, "not the commits that it touches")
+        for key in body["keys"]:
+            left = any(r.commit == key["commit"] and r.id not in self.shredded for r in self.regions)
+            need(left == (key["sha256"] is not None), name, "keys where there are none, or none where there are")
+            self.replace(name, number, key)
+
+    def rewrap(self, name: str, number: int, body: dict[str, Any]) -> None:
+        after = [(entry["sha256"], entry["suite"]) for entry in body["recipients"]]
+        need(len({digest for digest, _ in after}) == len(after), name, "a recipient twice")
+        need([bag["attempt"] for bag in body["keybags"]] == sorted(self.bags), name, "not the keybags that count")
+        removed = {digest for digest, _ in self.recipients} - {digest for digest, _ in after}
+        need(body["keys"] or not removed or not self.keys, name, "removes somebody without new vault keys")
+        listed = [key["commit"] for key in body["keys"]]
+        need(listed in ([], sorted(self.keys)), name, "not the keys objects that count")
+        for bag in body["keybags"]:
+            attempt, digest = bag["attempt"], bag["sha256"]
+            self.superseded.add(self.bags[attempt][0])
+            self.bags[attempt] = f"keybag/{attempt}.{number}-{digest[:16]}.json", digest
+        for key in body["keys"]:
+            need(key["sha256"] is not None, name, "drops keys")
+            self.replace(name, number, key)
+            self.rewrapped.add(key["commit"])
+        self.recipients = set(after)
+
+    def replace(self, name: str, number: int, key: dict[str, Any]) -> None:
+        """Section 12.1: another keys object, or none, counts for a commit."""
+        commit, attempt, digest = key["commit"], key["attempt"], key["sha256"]
+        need(any((r.commit, r.attempt) == (commit, attempt) for r in self.regions), name, "not the commit's attempt")
+        self.superseded.add(self.keys.pop(commit)[0])
+        if digest is not None:
+            self.keys[commit] = f"keys/{attempt}/{commit}.{number}-{digest[:16]}.json", digest
 
     def read_keybag(self, attempt: int) -> dict[str, bytes]:
         """Step 5: what is sealed to each recipient."""
-        name = f"keybag/{attempt}.json"
+        name, digest = self.bags[attempt]
         data = self.get(name, MIB)
-        need(sha256(data) == self.takeovers[attempt]["keybag"], name, "not the one that its takeover names")
+        need(sha256(data) == digest, name, "not the one that its takeover, or the last rewrap, names")
         entries = [{"recipient": DIGEST, "suite": SUITE, "sealed": is_base64}, 1, 128]
         mode = "direct" if self.quorum is None else "shares"
         shape = {"format": 1, "vault": self.id, "attempt": attempt, "mode": mode, "entries": entries}
         bag = load(name, data, shape, canonical=True)["entries"]
         who = [(entry["recipient"], entry["suite"]) for entry in bag]
         need(all(a < b for (a, _), (b, _) in pairwise(who)), name, "not ordered by recipient")
-        listed = {(entry["sha256"], entry["suite"]) for entry in self.header["recipients"]}
-        need(set(who) == listed, name, "does not name exactly the header's recipients")
+        need(set(who) == self.recipients, name, "does not name exactly the recipients")
         return {entry["recipient"]: base64.b64decode(entry["sealed"]) for entry in bag}
 
     def read_keys(self, commit: int, regions: list[Region]) -> dict[str, bytes]:
-        """Step 5: the wrapped key of each region of a commit, by the region's name."""
-        attempt = regions[0].attempt
-        name = f"keys/{attempt}/{commit}.json"
+        """Step 5: the wrapped key of each region of a commit that has one left, by the region's name."""
+        attempt, (name, digest) = regions[0].attempt, self.keys[commit]
         keys = [{"region": int, "wrapped": is_base64}, len(regions), len(regions)]
         shape = {"format": 1, "vault": self.id, "attempt": attempt, "commit": commit, "keys": keys}
-        listed = load(name, self.get(name, 8 * MIB), shape, canonical=True)["keys"]
+        data = self.get(name, 8 * MIB)
+        need(digest in (None, sha256(data)), name, "not the one that its event names")
+        listed = load(name, data, shape, canonical=True)["keys"]
         wrapped = {}
         for region, entry in zip(regions, listed, strict=True):
             key = wrapped[region.name] = base64.b64decode(entry["wrapped"])
             need(entry["region"] == region.record["index"], name, "does not name its commit's regions in their order")
-            need(len(key) == 40 and sha256(key) == region.record["key"], name, f"not the key of {region.name}")
+            signed = commit in self.rewrapped or sha256(key) == region.record["key"]
+            need(len(key) == 40 and signed, name, f"not the key of {region.name}")
         return wrapped
+
+    def read_grant(self, data: bytes, private_key_file: bytes) -> tuple[dict[tuple[int, int], bytes], bool]:
+        """Section 12.4: the data keys of its regions, by (attempt, index), and whether its record is there."""
+        name, manifest = "grant", sha256(self.get("manifest.dsse.json", MIB))
+        suite, private_key, me = read_private_key("private key", private_key_file)
+        need(len(data) <= 8 * MIB, name, "longer than 8 MiB")
+        payload, _ = self.good(name, data, "grant", pinned=False)
+        about = ("grant-file", "manifest.dsse.json", manifest)
+        grant = self.statement(name, payload, *about, {**GRANT, "header": self.digest})
+        to, regions = grant["recipient"], self.expand(name, grant["regions"])
+        need((to["sha256"], to["suite"]) == (me, suite), name, "not for this private key")
+        record = ("grant", {"recipient": to, "regions": grant["regions"], "file": sha256(data)})
+        recorded = grant["event"] < len(self.events)
+        need(not recorded or self.events[grant["event"]] == record, name, "not the one that its event records")
+        info = lines("dumpvault-grant@v1", suite, self.id, self.digest, manifest, me)
+        keys = unseal(name, suite, private_key, base64.b64decode(grant["sealed"]), info)
+        need(len(keys) == 32 * len(regions), name, "keys of the wrong length")
+        return {region: keys[32 * i :][:32] for i, region in enumerate(regions)}, recorded
 
     def read_message(self, region: Region) -> bytes:
         """Step 6. Blocks are compared before decryption: a holder of the data key could forge chunks (section 14)."""
@@ -725,7 +863,7 @@ def direct(reading: Vault, private_key_file: bytes) -> dict[int, bytes]:
     suite, private_key, me = read_private_key("private key", private_key_file)
     keys = {}
     for attempt, bag in reading.keybags.items():
-        name = f"keybag/{attempt}.json"
+        name = reading.bags[attempt][0]
         need(me in bag, name, "the private key is not a recipient's")
         info = lines("dumpvault-keybag@v1", suite, reading.id, attempt, reading.digest, me)
         keys[attempt] = unseal(name, suite, private_key, bag[me], info)
@@ -781,46 +919,60 @@ def approved(reading: Vault, answered: Answered) -> dict[int, bytes]:
         for component in components.values():
             vk = bytes(a ^ b for a, b in zip(vk, component, strict=True))
         committed = sha256(lines("dumpvault-vault-key@v1", vault, attempt) + vk)
-        need(committed == signed["vault_key"], f"keybag/{attempt}.json", "shares of another vault key")
+        need(committed == signed["vault_key"], reading.bags[attempt][0], "shares of another vault key")
         keys[attempt] = vk
     return keys
 
 
-def read_vault(store: Path, vault: str, allowed_signers: str, opened_with: bytes | Answered) -> Opened:
-    """Verify and open a vault with a private key file or by approvals, or refuse the first object that fails."""
-    reading = Vault(store, vault, allowed_signers)
-    reading.read_header()
-    whole = reading.read_manifest()
-
-    keks: dict[int, bytes] = {}
-    wrapped: dict[str, bytes] = {}
-    for attempt in reading.takeovers:
-        name = f"keybag/{attempt}.json"
-        if all(region.attempt != attempt for region in reading.regions):
-            # Nobody needs this keybag; it is foreign, should it not be the one that the takeover names.
-            if sha256(reading.find(name, MIB) or b"") != reading.takeovers[attempt]["keybag"]:
-                reading.known.discard(name)
-            continue
+def unwrapped(reading: Vault, alive: list[Region], opened_with: bytes | Answered) -> dict[str, bytes]:
+    """Steps 2 and 3 of section 14: the data keys of regions, by the regions' names."""
+    for attempt in reading.bags:
         reading.keybags[attempt] = reading.read_keybag(attempt)
     under_dual_control = reading.quorum is not None
     need(isinstance(opened_with, Answered) == under_dual_control, "keybag/1.json", "opens with something else")
     vks = approved(reading, opened_with) if isinstance(opened_with, Answered) else direct(reading, opened_with)
+    keks: dict[int, bytes] = {}
     for attempt, vk in vks.items():
-        need(len(vk) == 32, f"keybag/{attempt}.json", "a vault key of the wrong length")
-        keks[attempt] = HKDF(hashes.SHA512(), 32, b"", lines("dumpvault-kek@v1", vault, attempt)).derive(vk)
-    for commit, regions in groupby(reading.regions, lambda region: region.commit):
-        wrapped |= reading.read_keys(commit, list(regions))
+        need(len(vk) == 32, reading.bags[attempt][0], "a vault key of the wrong length")
+        keks[attempt] = HKDF(hashes.SHA512(), 32, b"", lines("dumpvault-kek@v1", reading.id, attempt)).derive(vk)
+    found: dict[str, bytes] = {}
+    for commit, regions in groupby(alive, lambda region: region.commit):
+        for name, wrapped in reading.read_keys(commit, held := list(regions)).items():
+            try:
+                found[name] = keywrap.aes_key_unwrap(keks[held[0].attempt], wrapped)
+            except keywrap.InvalidUnwrap:
+                raise Refused(f"{name}: its key does not unwrap") from None
+    return found
+
+
+def read_vault(
+    store: Path, vault: str, allowed_signers: str, opened_with: bytes | Answered, grant: bytes | None = None
+) -> Opened:
+    """Verify and open a vault with a private key file or by approvals, or what a grant gives that key, or refuse the
+    first object that fails."""
+    reading = Vault(store, vault, allowed_signers)
+    reading.read_header()
+    whole = reading.read_manifest()
+
+    alive = [region for region in reading.regions if region.id not in reading.shredded]
+    recorded = None
+    if grant is not None:
+        given, recorded = reading.read_grant(grant, opened_with)
+        alive = [region for region in alive if region.id in given]
+        deks = {region.name: given[region.id] for region in alive}
+    else:
+        deks = unwrapped(reading, alive, opened_with)
 
     data = bytearray(reading.end)
     indexes: list[tuple[int, str, Index]] = []
     for region in reading.regions:
+        if region not in alive:
+            if grant is None:
+                reading.read_message(region)
+            continue
         name, kind, codec = region.name, region.record["kind"], region.record["codec"]
-        try:
-            dek = keywrap.aes_key_unwrap(keks[region.attempt], wrapped[name])
-        except keywrap.InvalidUnwrap:
-            raise Refused(f"{name}: its key does not unwrap") from None
         context = ("dumpvault-region@v1", vault, region.attempt, region.record["index"], kind, region.record["offset"])
-        plain = decrypt(name, reading.read_message(region), dek, lines(*context, codec))
+        plain = decrypt(name, reading.read_message(region), deks[name], lines(*context, codec))
         if codec == "zstd":
             plain, behind = decode(name, plain, region.length, reading.frame_size)
         else:
@@ -834,5 +986,6 @@ def read_vault(store: Path, vault: str, allowed_signers: str, opened_with: bytes
 
     present = (path.relative_to(reading.root).as_posix() for path in reading.root.rglob("*") if not path.is_dir())
     indexes.sort(key=lambda item: item[0])
-    dump = reassemble(data, indexes) if whole and indexes else None
-    return Opened(bytes(data), dump, whole, len(reading.regions), sorted(set(present) - reading.known))
+    dump = reassemble(data, indexes) if whole and len(indexes) == len(reading.regions) > 0 else None
+    foreign = sorted(set(present) - reading.known - reading.superseded) if grant is None else []
+    return Opened(bytes(data), dump, whole, len(reading.regions), foreign, len(reading.shredded), recorded)

@@ -22,6 +22,7 @@ from dumpvault.formats.private_key import PrivateKey, parse, unprotected
 from dumpvault.stages.onetime import OneTimeKeys
 from dumpvault.stages.store import open_store
 from support import flat
+from support.command import Home
 
 SOURCE = Path(__file__).with_name("reader.py")
 spec = importlib.util.spec_from_file_location("second_reader", SOURCE)
@@ -370,3 +371,126 @@ def test_dumpvault_opens_the_vector_by_its_approvals(tmp_path: Path) -> None:
     agreement = agree(report, Approvals(list(whole.approvals.items()), onetime))
     assert (agreement.custodians, agreement.request.reason) == (("alice", "bob"), "a vector")
     assert set(agreement.open()) == {1}
+
+
+CHANGED = SOURCE.parent / "changed-by-officer"
+
+
+def changed() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((CHANGED / "changed.json").read_text())
+    return found
+
+
+def read_changed(case: Path, key: str = "recipient.key", grant: str = "") -> Any:
+    data = (case / grant).read_bytes() if grant else None
+    signers, private = (case / "allowed_signers").read_text(), (case / key).read_bytes()
+    return reader.read_vault(case / "store", changed()["vault"], signers, private, data)
+
+
+def copy_changed(to: Path) -> tuple[Path, Path]:
+    copy = Path(shutil.copytree(CHANGED, to / "case"))
+    return copy, copy / "store" / "vaults" / changed()["vault"]
+
+
+def without(indexes: set[int]) -> bytes:
+    """The source with zeros in these regions, which are 32 KiB each but for headers and notes."""
+    data = bytearray((CHANGED / "source").read_bytes())
+    starts = [0, 4096, *range(8192, len(data), 32768), len(data)]
+    for index in indexes:
+        data[starts[index] : starts[index + 1]] = bytes(starts[index + 1] - starts[index])
+    return bytes(data)
+
+
+def test_changed_by_an_officer() -> None:
+    """After two rewraps, a grant and a shred: the one who stays opens what is left, and the vault is intact."""
+    opened = read_changed(CHANGED)
+    assert (opened.finished, opened.foreign, opened.shredded) == (True, [], 2)
+    assert opened.data == without(set(changed()["shredded"]))
+    with refuses(r"keybag/1\.2-[0-9a-f]{16}\.json"):
+        read_changed(CHANGED, "removed.key")
+
+
+def test_a_grant_alone(tmp_path: Path) -> None:
+    """Without a key object and without other regions' bodies; region 3 was shredded after it was granted."""
+    copy, objects = copy_changed(tmp_path)
+    for folder in ("keys", "keybag"):
+        shutil.rmtree(objects / folder)
+    (objects / "regions/1/4.sealed").unlink()
+    granted = set(changed()["granted"])
+    opened = read_changed(copy, "vendor.key", "grant.json")
+    assert opened.data == without(set(range(changed()["regions"])) - granted)
+    assert opened.recorded
+    with refuses("grant"):
+        read_changed(copy, "recipient.key", "grant.json")
+    flip(copy / "grant.json", 300)
+    with refuses("grant"):
+        read_changed(copy, "vendor.key", "grant.json")
+
+
+def test_the_record_of_a_grant(tmp_path: Path) -> None:
+    """A copy that ends before the event opens by it; one of whose events says otherwise does not."""
+    copy, objects = copy_changed(tmp_path)
+    for number in (3, 2, 1):
+        (objects / f"events/{number}.dsse.json").unlink()
+    older = read_changed(copy, "vendor.key", "grant.json")
+    assert (older.recorded, older.shredded) == (False, 0)
+    assert read_changed(copy, "vendor.key", "unrecorded.json").recorded is False
+    with refuses("grant"):
+        read_changed(CHANGED, "vendor.key", "unrecorded.json")
+
+
+@pytest.mark.parametrize("folder", ["events", "keys/1", "keybag"])
+def test_changed_objects_of_an_officer(folder: str, tmp_path: Path) -> None:
+    """Each of them flipped or gone is refused, and so is any event once the officer is not trusted."""
+    names = sorted(path.name for path in copy_changed(tmp_path / "names")[1].joinpath(folder).iterdir())
+    for name in names:
+        copy, objects = copy_changed(tmp_path / name)
+        flip(objects / folder / name, 200)
+        with pytest.raises(reader.Refused):
+            read_changed(copy)
+        (objects / folder / name).unlink()
+        with pytest.raises(reader.Refused):
+            read_changed(copy)
+    copy, _ = copy_changed(tmp_path / "trust")
+    trust = copy / "allowed_signers"
+    trust.write_text(trust.read_text().replace("dumpvault-rewrap@v1", "dumpvault-audit@v1"))
+    with refuses("events/0.dsse.json"):
+        read_changed(copy)
+
+
+def test_what_stands_beyond_the_events(tmp_path: Path) -> None:
+    """Junk under a later number is foreign; this vault's own event there tells that one is missing."""
+    copy, objects = copy_changed(tmp_path)
+    (objects / "events/9.dsse.json").write_bytes(b"junk")
+    shutil.copy(objects / "vault.dsse.json", objects / "events/8.dsse.json")
+    assert read_changed(copy).foreign == ["events/8.dsse.json", "events/9.dsse.json"]
+    shutil.copy(objects / "events/1.dsse.json", objects / "events/9.dsse.json")
+    with refuses("events/4.dsse.json"):
+        read_changed(copy)
+
+
+def test_events_need_a_manifest(tmp_path: Path) -> None:
+    copy, objects = copy_changed(tmp_path)
+    (objects / "manifest.dsse.json").unlink()
+    with refuses("events/0.dsse.json"):
+        read_changed(copy)
+
+
+def test_dumpvault_reads_it_too(tmp_path: Path) -> None:
+    """The program and the page agree on what the officer changed."""
+    home = Home(tmp_path / "home")
+    assert home.call("init").code == 0
+    common = (changed()["vault"], "--store", CHANGED / "store", "--allowed-signers", CHANGED / "allowed_signers")
+    told = home.call("verify", *common, "--json")
+    assert (told.code, told.json["shredded_regions"]) == (0, 2)
+    for key, more, left in (
+        ("recipient.key", (), without(set(changed()["shredded"]))),
+        ("vendor.key", ("--grant", CHANGED / "grant.json"), without(set(range(changed()["regions"])) - {0, 1})),
+        ("vendor.key", ("--grant", CHANGED / "unrecorded.json"), None),
+    ):
+        private = shutil.copy(CHANGED / key, tmp_path / key)
+        Path(private).chmod(0o600)
+        out = tmp_path / "out"
+        ran = home.call("open", *common, "--key", private, *more, "--partial", "--force", "-o", out)
+        assert (ran.code, out.read_bytes() if out.exists() else None) == (3 if left else 10, left), ran.err
+        out.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ def capture_command(
     if swaps():  # a crash kernel has none, and no memory to keep from being reclaimed
         keep_out_of_swap()
     request = CaptureRequest(
-        source=source, recipients=recipients, signer=signers or None, store=store, policy=policy, compress=compress,
+        source=source, recipients=recipients, signers=signers, store=store, policy=policy, compress=compress,
         region_size=region_size, jobs=jobs, host=host, release=release, resume=resume, deadline=deadline, vmcore=vmcore,
         sysfs=sysfs, quorum=quorum,
     )  # fmt: skip

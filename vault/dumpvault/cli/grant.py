@@ -71,16 +71,16 @@ def grant_command(
     what: Literal["regions", "dmesg", "notes"] = "dmesg" if dmesg else "notes" if notes else "regions"
     request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held)
     write = output.new_file(path)
-    made, event, data = grant(
+    made, data = grant(
         place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock,
         officers_record(load_recording(site, place, trust), "granted", reason, ticket),
     )  # fmt: skip
-    name = write(f"grant-{request.vault[:12]}-{event}-{made.recipient.name}.json", data)
-    output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {event})")
+    name = write(f"grant-{request.vault[:12]}-{made.event}-{made.recipient.name}.json", data)
+    output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {made.event})")
     if as_json:
         output.print_json(
             {
-                "event": event,
+                "event": made.event,
                 "file": name,
                 "recipient": {
                     "name": made.recipient.name,

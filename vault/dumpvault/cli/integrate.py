@@ -29,7 +29,10 @@ __all__ = ["integrate_command"]
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.option("--replace", is_flag=True, help="Replace files that were edited; the old ones are kept as NAME.dpkg-old.")
 @click.option("--undo", is_flag=True, help="Take it out again.")
-@click.option("--signer", metavar="NAME", help="This host's collector key, NAME@HOST. [default: the site's]")
+@click.option(
+    "--signer", "signers", multiple=True, metavar="NAME",
+    help="This host's collector key, NAME@HOST. May be repeated: each signs. [default: the site's]",
+)  # fmt: skip
 @click.option("--recipient", "recipients", multiple=True, metavar="NAME", help="Who can open it. May be repeated.")
 @click.option("--quorum", metavar="KofN:NAME,…", help="Custodians, K of whom must agree; instead of --recipient.")
 @click.option("--policy", metavar="NAME", help="Policy by name. [default: the site's, else baseline]")
@@ -49,7 +52,7 @@ def integrate_command(
     yes: bool,
     replace: bool,
     undo: bool,
-    signer: str | None,
+    signers: tuple[str, ...],
     recipients: tuple[str, ...],
     quorum: str | None,
     policy: str | None,
@@ -65,16 +68,16 @@ def integrate_command(
     (hypervisor- and firmware-assisted dumps).
 
     Shows as a diff what would change, and writes it only with --yes or after asking on a terminal. What the crash
-    kernel will hold is baked in: the host's name, its own signer (unprotected, so bound to this host), the recipients'
+    kernel will hold is baked in: the host's name, its own signers (unprotected, so bound to this host), the recipients'
     public keys and the policy, all from the site below --root. Doing it again changes nothing.
     """
     if image:
-        _fill(image, root, host, signer, recipients, quorum, policy)
+        _fill(image, root, host, signers, recipients, quorum, policy)
         return
     if not name:
         raise Usage("no NAME", f"One of {', '.join(NAMES)}.")
     options = HostOptions(
-        host=host, signer=signer, recipients=recipients, policy=policy, store=store, store_device=store_device,
+        host=host, signers=signers, recipients=recipients, policy=policy, store=store, store_device=store_device,
         command=command, layout=layout, quorum=quorum,
     )  # fmt: skip
     wanted = plan_removal(name, root) if undo else plan(name, root, options)
@@ -117,14 +120,14 @@ def _asked(wanted: Plan) -> bool:
 
 
 def _fill(
-    image: str, root: str, host: str | None, signer: str | None, recipients: tuple[str, ...], quorum: str | None,
-    policy: str | None,
+    image: str, root: str, host: str | None, signers: tuple[str, ...], recipients: tuple[str, ...],
+    quorum: str | None, policy: str | None,
 ) -> None:  # fmt: skip
     from dumpvault.flows.image import fill_image
     from dumpvault.flows.site import Site
 
-    if not host or not signer:
+    if not host or not signers:
         raise Usage("--image needs --host and --signer", "The hooks take both from /etc/dumpvault/crash.conf.")
     site = Site.load({}, root)
-    for binary in fill_image(site, image, host, signer, recipients, policy or site.policy_name, quorum):
+    for binary in fill_image(site, image, host, signers, recipients, policy or site.policy_name, quorum):
         click.echo(binary)

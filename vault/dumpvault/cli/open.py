@@ -95,13 +95,14 @@ def open_command(
     )  # fmt: skip
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
-    output.say_judgement(opened.report.judgement)
+    output.say_notes(opened.report)
     short = shortfall(opened)
     if as_json:
         output.print_json(
             {
                 "bytes": opened.size,
                 "complete": short is None,
+                "grant_recorded": None if grant is None else not opened.report.grant_note,
                 "missing": [problem.message for problem in opened.problems],
                 "opened_bytes": opened.written,
                 "output": path,

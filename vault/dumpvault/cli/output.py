@@ -16,6 +16,7 @@ from dumpvault.errors import BadInput, PolicyRefused, Usage, VaultError
 
 if TYPE_CHECKING:
     from dumpvault.flows.judging import Judgement
+    from dumpvault.flows.verify import Report
 
 __all__ = [
     "bar",
@@ -29,7 +30,7 @@ __all__ = [
     "printable",
     "printable_lines",
     "say",
-    "say_judgement",
+    "say_notes",
     "show_error",
     "size",
 ]
@@ -100,10 +101,12 @@ def judgement(found: Judgement | None) -> dict[str, object] | None:
     return {"broken": broken, "name": found.policy.name, "note": found.note, "trusted": found.trusted}
 
 
-def say_judgement(found: Judgement | None) -> None:
-    """That a vault was captured under another policy than the one that it obeys."""
-    if found is not None and found.differs:
-        say(f"note: policy {found.note}")
+def say_notes(report: Report) -> None:
+    """That a vault was captured under another policy than the one that it obeys, or that a grant's record was not seen."""
+    if report.judgement is not None and report.judgement.differs:
+        say(f"note: policy {report.judgement.note}")
+    if report.grant_note:
+        say(f"note: {report.grant_note}")
 
 
 def size(count: int) -> str:

@@ -100,7 +100,7 @@ def viewed(
     )  # fmt: skip
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
-        output.say_judgement(view.report.judgement)
+        output.say_notes(view.report)
         for finding in [*view.report.findings, *filter(None, [view.report.closed])]:
             output.say(f"note: {finding.message}")
         yield view

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """What to capture, for whom. ``signer`` names one or several; each signs every object.
+    """What to capture, for whom; each of ``signers`` signs every object, by default the site's.
 
     ``region_size`` in bytes overrides the policy's, ``release`` its release mode; ``jobs`` are sealing threads,
     ``deadline`` is in seconds. ``vmcore`` and ``sysfs`` are this boot's own dump and where its kernel is asked.
@@ -55,7 +55,7 @@ class CaptureRequest:
 
     source: str
     recipients: tuple[str, ...]
-    signer: str | tuple[str, ...] | None
+    signers: tuple[str, ...] = ()
     store: str | None = None
     policy: str | None = None
     compress: str | None = None
@@ -88,7 +88,7 @@ class Attempt:
     site: Site
     store: Store
     source: Source
-    keys: list[CanSign]
+    keys: Sequence[CanSign]
     policy: Policy
     recipients: list[Recipient]
     compress: tuple[str, int]

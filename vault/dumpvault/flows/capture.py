@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Interrupted, NoKey, StoreFailed, Usage
 from dumpvault.flows.attempt import Attempt, CaptureRequest, CaptureResult, boot_id
@@ -28,17 +27,14 @@ from dumpvault.formats.policy import parse_compress
 from dumpvault.formats.private_key import LockedKey, PassphraseKey
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Quorum
-from dumpvault.formats.sshkey import CanSign, SigningKey
+from dumpvault.formats.sshkey import SigningKey
 from dumpvault.ranges import Ranges
 from dumpvault.stages.journal import Journal
 from dumpvault.stages.plan import special_spans
 from dumpvault.stages.release import choose_releaser
 from dumpvault.stages.source import Source, open_source
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["CaptureRequest", "CaptureResult", "capture", "parties_for", "signer_for", "signers_for"]
+__all__ = ["CaptureRequest", "CaptureResult", "capture", "parties_for", "signers_for"]
 
 
 def capture(
@@ -70,7 +66,7 @@ def capture(
 def _prepare(site: Site, request: CaptureRequest, source: Source) -> Attempt:
     """Everything that can be refused before anything is written."""
     host = os.fsencode(request.host or os.uname().nodename).decode(errors="backslashreplace")
-    keys = signers_for(site, request.signer or site.signer, host)
+    keys = signers_for(site, request.signers or site.signers, host)
     policy = site.policy(request.policy)
     recipients, quorum = parties_for(site, request.recipients, request.quorum)
     compress = parse_compress(request.compress or policy.compress, "--compress")
@@ -139,14 +135,15 @@ def _is_own(source: str, vmcore: str) -> bool:
         return False
 
 
-def signers_for(site: Site, names: str | tuple[str, ...] | None, host: str) -> list[CanSign]:
-    """The keys that sign a capture, all of them each object. Raises ``NoKey``; ``BadInput`` for one key twice."""
-    wanted = names if isinstance(names, tuple) else (names,)
-    if len(wanted) > SIGNATURES:
-        raise BadInput(f"{len(wanted)} signers", f"A vault has at most {SIGNATURES}. Nothing was captured.")
-    keys: dict[str, CanSign] = {}
-    for name in wanted:
-        key = signer_for(site, name, host)
+def signers_for(site: Site, names: tuple[str, ...], host: str) -> list[SigningKey]:
+    """The keys that sign a capture, in order, all of them each object. Raises ``NoKey``; ``BadInput`` for one key twice."""
+    if not names:
+        raise NoKey("no signer", "Name one with --signer; 'dumpvault keys new signer NAME --unprotected' makes one.")
+    if len(names) > SIGNATURES:
+        raise BadInput(f"{len(names)} signers", f"A vault has at most {SIGNATURES}. Nothing was captured.")
+    keys: dict[str, SigningKey] = {}
+    for name in names:
+        key = _signer_for(site, name, host)
         if key.signer.keyid in keys:
             raise BadInput(
                 f"signer {name} ({key.signer.keyid}) is named twice", "Name each key once. Nothing was captured."
@@ -155,10 +152,8 @@ def signers_for(site: Site, names: str | tuple[str, ...] | None, host: str) -> l
     return list(keys.values())
 
 
-def signer_for(site: Site, name: str | None, host: str) -> SigningKey:
-    """The collector's key, which must be usable without a person, and listed for ``host``. Raises ``NoKey``."""
-    if not name:
-        raise NoKey("no signer", "Name one with --signer; 'dumpvault keys new signer NAME --unprotected' makes one.")
+def _signer_for(site: Site, name: str, host: str) -> SigningKey:
+    """A collector's key, which must be usable without a person, and listed for ``host``. Raises ``NoKey``."""
     key = site.trust.private_key(name)
     if key.purpose != "signer":
         raise NoKey(f"{name} is a recipient key, not a signer", "Name a signer with --signer. Nothing was captured.")

@@ -96,7 +96,7 @@ def _story(place: str, mib: int, say: Say) -> DemoResult:
     say(f"A crashed machine's memory: {mib} MiB, with {SECRET.decode()!r} in it {in_memory} times.")
 
     began = perf_counter()
-    request = CaptureRequest(source=vmcore, recipients=("analyst",), signer="collector")
+    request = CaptureRequest(source=vmcore, recipients=("analyst",), signers=("collector",))
     result = capture(site, request, lambda done, total: None, lambda vault: None)
     seconds = perf_counter() - began
     objects = os.path.join(site.store_url, "vaults", result.vault)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from dumpvault.errors import StoreFailed, VaultError
-from dumpvault.flows.capture import CaptureRequest, capture, parties_for, signer_for
+from dumpvault.flows.capture import CaptureRequest, capture, parties_for, signers_for
 from dumpvault.flows.crash_kernel import Check, State, check_clock, check_kernel, check_release, memory_total
 from dumpvault.flows.demo import write_memory
 from dumpvault.flows.installing import read_below
@@ -79,12 +79,12 @@ class _Case:
         self.integrations = [] if own else installed(self.root)
         self.host = question.host or (self.baked.host if self.baked else host_of(self.root))
         self.policy: Policy | None = None
-        self.signer: Signer | None = None
+        self.signers: list[Signer] = []
 
     def all(self) -> Iterator[Check]:
         yield Check("configuration", "ok", f"{self.site.home}, host {self.host}")
         keys_fail = False
-        for check in (self.check_policy, self.check_recipients, self.check_signer, self.check_rules):
+        for check in (self.check_policy, self.check_recipients, self.check_signers, self.check_rules):
             for result in _guarded(check):
                 keys_fail |= result.state == "failed"
                 yield result
@@ -114,8 +114,8 @@ class _Case:
         return (self.baked.quorum or None) if self.baked else self.site.quorum
 
     @property
-    def signer_name(self) -> str | None:
-        return self.baked.signer if self.baked else self.site.signer
+    def signer_names(self) -> tuple[str, ...]:
+        return self.baked.signers if self.baked else self.site.signers
 
     @property
     def policy_name(self) -> str:
@@ -137,37 +137,39 @@ class _Case:
             found = f"the private half of {', '.join(here)} is on this machine"
             yield Check("separation", "warning", found, "A dump may hold it. Keep it where dumps are opened.")
 
-    def check_signer(self) -> Iterator[Check]:
-        key = signer_for(self.site, self.signer_name, self.host)
-        self.signer = key.signer
+    def check_signers(self) -> Iterator[Check]:
+        self.signers = [key.signer for key in signers_for(self.site, self.signer_names, self.host)]
+        for name, signer in zip(self.signer_names, self.signers, strict=True):
+            yield self._listed(name, signer)
+
+    def _listed(self, named: str, signer: Signer) -> Check:
+        """Whether verifiers would take what ``signer`` signs."""
         trusted = self.site.trust.allowed_signers()
-        entries = trusted.by_keyid(key.signer.keyid)
+        entries = trusted.by_keyid(signer.keyid)
         lacking = [
             space for space in ROLES["collector"] if all(entry.objection(space, self.host, None) for entry in entries)
         ]
-        found = f"{self.signer_name} ({key.signer.keyid}), listed in {trusted.name}"
-        name = "signer"
+        found = f"{named} ({signer.algorithm.name}, {signer.keyid}), listed in {trusted.name}"
+        name = "signers"
         now = datetime.now(UTC)
         late = [why for entry in entries if (why := entry.objection(ROLES["collector"][0], self.host, now))]
         if lacking:
-            yield Check(name, "failed", f"{found}, which lacks {', '.join(lacking)}", "Give it role collector.", 12)
-        elif len(late) == len(entries):
-            yield Check(name, "failed", f"{found}: {late[0]}", "Make a new signer for this host.", 12)
-        elif not any(entry.host == self.host for entry in entries):
+            return Check(name, "failed", f"{found}, which lacks {', '.join(lacking)}", "Give it role collector.", 12)
+        if len(late) == len(entries):
+            return Check(name, "failed", f"{found}: {late[0]}", "Make a new signer for this host.", 12)
+        if not any(entry.host == self.host for entry in entries):
             advice = f"dumpvault keys new signer collector@{self.host} --unprotected"
-            yield Check(name, "warning", f"{found}, is not bound to host {self.host}", advice)
-        else:
-            yield Check(name, "ok", found)
+            return Check(name, "warning", f"{found}, is not bound to host {self.host}", advice)
+        return Check(name, "ok", found)
 
     def check_rules(self) -> Iterator[Check]:
         """What the policy asks of signers and, where it can be tried from here, of the store; silent if all of it holds."""
         if self.policy is None:
             return
         url, elsewhere = self._store()
-        tables = (() if elsewhere else STORES) + (("signatures",) if self.signer else ())
+        tables = (() if elsewhere else STORES) + (("signatures",) if self.signers else ())
         if tables:
-            signers = [self.signer] if self.signer else []
-            self.policy.require(plan(self.site, self.policy, signers=signers, store=url or None), tables)
+            self.policy.require(plan(self.site, self.policy, signers=self.signers, store=url or None), tables)
         yield from ()
 
     def check_store(self) -> Iterator[Check]:
@@ -240,9 +242,7 @@ class _Case:
         if not images:
             advice = "/etc/kernel/postinst.d/kdump-tools $(uname -r), or kdumpctl rebuild"
             yield Check("crash initramfs", "failed", f"there is none: {' or '.join(_IMAGES)}", advice)
-        baked = [os.path.join(self.root, CRASH_CONF)]
-        if self.signer_name:
-            baked.append(self.site.trust.private_path(self.signer_name))
+        baked = [os.path.join(self.root, CRASH_CONF), *map(self.site.trust.private_path, self.signer_names)]
         made = max(((os.stat(path).st_mtime, path) for path in baked if os.path.exists(path)), default=(0.0, ""))
         for image in own or images:
             facts = os.stat(image)
@@ -265,7 +265,7 @@ class _Case:
                 file.write(self.policy.rehearsal())
             trial = replace(self.site, run=os.path.join(folder, "run"), store_url=os.path.join(folder, "store"))
             request = CaptureRequest(
-                source=source, recipients=self.recipient_names, signer=self.signer_name, policy=policy,
+                source=source, recipients=self.recipient_names, signers=self.signer_names, policy=policy,
                 host=self.host, release="none", quorum=self.quorum,
             )  # fmt: skip
             result = capture(trial, request, lambda done, total: None, lambda vault: None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +14,7 @@ from dumpvault.flows.verify import Report
 from dumpvault.flows.view import ViewRequest, open_view
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.event import LIMIT, Granted, expand, runs
+from dumpvault.formats.event import LIMIT, expand, runs
 from dumpvault.formats.grant import Grant
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.recipient import Recipient
@@ -43,8 +42,8 @@ def grant(
     signer: Callable[[str], SigningKey],
     unlock: Unlock,
     record: Callable[[Report], None] = lambda report: None,
-) -> tuple[Grant, int, bytes]:
-    """The grant, the number of the event that records it, and the file's bytes.
+) -> tuple[Grant, bytes]:
+    """The grant and its file's bytes.
 
     ``record`` is called before the first key is unwrapped; what it raises ends it. Raises ``VaultError``.
     """
@@ -64,13 +63,12 @@ def grant(
     # In the order of the runs, as a reader of the grant counts them.
     deks = [held[region].dek() for region in sorted(wanted)]
     bound = (request.vault, examiner.header_digest, examiner.manifest_digest)
-    made = Grant.seal(deks, chosen, request.to, *bound, now())
+    made = Grant.seal(deks, chosen, request.to, *bound, now(), change.number)
     data = dsse.sign(made.statement(), [key])
     if len(data) > LIMIT:
         raise BadInput(f"a grant of {made.count} regions is too large", "Nothing was granted. Name fewer regions.")
-    number = change.number
-    put_event(change, Granted(made.recipient, chosen, hashlib.sha256(data).hexdigest()), key)
-    return made, number, data
+    put_event(change, made.record(data), key)
+    return made, data
 
 
 def _accept(report: Report) -> None:

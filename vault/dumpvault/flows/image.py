@@ -15,7 +15,7 @@ import tempfile
 from typing import Any
 
 from dumpvault.errors import BadInput, StoreFailed, VaultError
-from dumpvault.flows.capture import parties_for, signer_for
+from dumpvault.flows.capture import parties_for, signers_for
 from dumpvault.flows.demo import write_memory
 from dumpvault.flows.keys import new_signer
 from dumpvault.flows.planning import KEYS, plan
@@ -33,7 +33,13 @@ _START = "import sys; sys.path += {paths!r}; from {module} import {function}; {f
 
 
 def fill_image(
-    site: Site, image: str, host: str, signer: str, recipients: tuple[str, ...], policy: str, quorum: str | None = None
+    site: Site,
+    image: str,
+    host: str,
+    signers: tuple[str, ...],
+    recipients: tuple[str, ...],
+    policy: str,
+    quorum: str | None = None,
 ) -> list[str]:
     """Write below ``image`` all that a capture on ``host`` needs; returns the binaries that the caller must add.
 
@@ -41,19 +47,19 @@ def fill_image(
     """
     if not os.path.isdir(image):
         raise BadInput(f"{image} is no directory", "It is the tree that an initramfs is made from.")
-    key = signer_for(site, signer, host)
+    keys = [key.signer for key in signers_for(site, signers, host)]
     chosen, threshold = parties_for(site, recipients, quorum)
     folder: Folder = "custodians" if threshold else "recipients"
     rules = site.policy(policy)
     # Not of its store, which stands where the crash kernel mounts it.
-    rules.require(plan(site, rules, recipients=chosen, quorum=threshold, signers=[key.signer]), KEYS)
+    rules.require(plan(site, rules, recipients=chosen, quorum=threshold, signers=keys), KEYS)
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     paths = _own_paths(python)
     names = tuple(recipient.name for recipient in chosen)
     parties = [word for name in names for word in ("--recipient", name)]
     if threshold:
         parties = ["--quorum", Quorum(threshold, names).text]
-    found = _rehearse(site, python, paths, key.signer.algorithm.name, chosen, folder, parties, policy)
+    found = _rehearse(site, python, paths, {key.algorithm.name for key in keys}, chosen, folder, parties, policy)
     try:
         standard = os.path.dirname(os.__file__)
         os.makedirs(_in(image, os.path.join(standard, "lib-dynload")), exist_ok=True)
@@ -70,8 +76,9 @@ def fill_image(
         with open(site.trust.allowed_signers_path, encoding="utf-8") as file:
             _write(f"{home}/keys/allowed_signers", file.read(), 0o644)
         os.makedirs(f"{home}/private", mode=0o700, exist_ok=True)
-        with open(site.trust.private_path(signer), encoding="utf-8") as file:
-            _write(f"{home}/private/{signer}.key", file.read(), 0o600)
+        for signer in signers:
+            with open(site.trust.private_path(signer), encoding="utf-8") as file:
+                _write(f"{home}/private/{signer}.key", file.read(), 0o600)
     except OSError as error:
         raise StoreFailed(f"{error.filename}: {error.strerror}", "The image is not whole; do not use it.") from None
     return [python, *found["binaries"]]
@@ -95,7 +102,7 @@ def _rehearse(
     site: Site,
     python: str,
     paths: list[str],
-    algorithm: str,
+    algorithms: set[str],
     chosen: list[Recipient],
     folder: Folder,
     parties: list[str],
@@ -105,7 +112,8 @@ def _rehearse(
     with tempfile.TemporaryDirectory(prefix="dumpvault-rehearsal-") as place:
         trial = Site.load({"DUMPVAULT_HOME": os.path.join(place, "site")})
         init_site(trial)
-        new_signer(trial, "rehearsal", "collector", None, algorithm=algorithm)
+        for algorithm in algorithms:
+            new_signer(trial, algorithm, "collector", None, algorithm=algorithm)
         for recipient in chosen:
             trial.trust.add_recipient(recipient, folder)
         write_memory(os.path.join(place, "vmcore"), 1)
@@ -113,7 +121,7 @@ def _rehearse(
         _write(rules, site.policy(policy).rehearsal(), 0o644)
         capture = [
             "capture", os.path.join(place, "vmcore"), "--policy", rules,
-            "--release", "none", "--signer", "rehearsal", *parties,
+            "--release", "none", *(word for name in sorted(algorithms) for word in ("--signer", name)), *parties,
         ]  # fmt: skip
         runs = [[*capture, "--compress", "zstd"], [*capture, "--compress", "none"]]
         runs += [["capture", f"{place}/none"], ["capture", "--nonsense"], ["capture", "--help"]]

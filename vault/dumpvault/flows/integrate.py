@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dumpvault.errors import BadInput, NoKey, Usage, VaultError
-from dumpvault.flows.capture import parties_for, signer_for
+from dumpvault.flows import planning
+from dumpvault.flows.capture import parties_for, signers_for
 from dumpvault.flows.installing import Change, apply, read_below
 from dumpvault.flows.site import Site, shipped
 from dumpvault.formats import kdump_conf
 from dumpvault.formats.crash_conf import CrashConf
 from dumpvault.formats.private_key import PrivateKey
 from dumpvault.formats.sharing import Quorum
+from dumpvault.formats.sshkey import Signer
 
 __all__ = [
     "CRASH_CONF",
@@ -93,7 +95,7 @@ class HostOptions:
     """
 
     host: str | None = None
-    signer: str | None = None
+    signers: tuple[str, ...] = ()
     recipients: tuple[str, ...] = ()
     quorum: str | None = None
     policy: str | None = None
@@ -118,17 +120,20 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
     root = _check_root(name, root)
     site = Site.load({}, root)
     host = options.host or host_of(root)
-    signer = _signer(site, options.signer or site.signer, host)
+    signers = options.signers or site.signers
+    keys = _signers(site, signers, host)
     recipients, threshold = parties_for(site, options.recipients, options.quorum)
     policy = site.policy(options.policy)
-    policy.check_recipients(recipients, site.trust.known())
+    # Not of its store: what is there now need not be what the crash kernel mounts; doctor tries that.
+    facts = planning.plan(site, policy, recipients=recipients, quorum=threshold, signers=keys)
+    policy.require(facts, planning.KEYS)
     store = options.store or _inside(root, site.store_url)
     if not store.startswith("/"):
         raise Usage(f"--store {store} is no absolute path", "Name the directory as the integrated system sees it.")
     # An image finds them by name.
     names = [site.trust.recipient(r.name, "custodians" if threshold else "recipients").name for r in recipients]
     baked = CrashConf(
-        command=options.command or _find_command(root), host=host, signer=signer, policy=policy.name,
+        command=options.command or _find_command(root), host=host, signers=signers, policy=policy.name,
         recipients=tuple(names) if threshold is None else (),
         quorum=Quorum(threshold, tuple(names)).text if threshold else "",
         store=store, store_device=options.store_device or "",
@@ -138,10 +143,10 @@ def plan(name: str, root: str, options: HostOptions) -> Plan:
         notes.append(_check_target(root, options.store))
     elif name == "kdump-tools" and options.layout == "initramfs" and not baked.store_device and root == "/":
         _check_reach(store)
-    words = {"DUMPVAULT": baked.command, "OPTIONS": baked.options, "SIGNER": signer, "STORE": store}
+    words = {"DUMPVAULT": [baked.command], "OPTIONS": [baked.options], "SIGNER": list(signers), "STORE": [store]}
     wanted = [(CRASH_CONF, baked.text, 0o644)]
     for path, template, mode in _templates(name):
-        wanted.append((path, re.sub(r"@([A-Z]+)@", lambda match: words[match[1]], template), mode))
+        wanted.append((path, "".join(_filled(line, words) for line in template.splitlines(keepends=True)), mode))
     changes = []
     for path, text, mode in wanted:
         before = read_below(root, path)
@@ -187,25 +192,31 @@ def installed(root: str) -> list[tuple[str, Literal["initramfs", "root"]]]:
     return found
 
 
-def _signer(site: Site, name: str | None, host: str) -> str:
-    """A collector's key for this host alone: it will stand, unprotected, in an image on its disk."""
-    if name and not isinstance(site.trust.private_key(name), PrivateKey):
-        raise NoKey(
-            f"signer {name} is not in its file, or locked there",
-            "No keyring, token or passphrase is at hand after a crash. Make a signer for this host with --unprotected.",
-        )
-    key = signer_for(site, name, host)
-    entries = site.trust.allowed_signers().by_keyid(key.signer.keyid)
-    assert name
-    if not any(entry.host == host for entry in entries):
-        raise NoKey(
-            f"signer {name} is not bound to host {host}",
-            "A key in a crash initramfs is to vouch for its own host only: "
-            f"'dumpvault keys new signer collector@{host} --unprotected', then --signer collector@{host}.",
-        )
-    if "/" in name:
-        raise NoKey(f"signer {name} is named by its path", "Put it into the site's private keys, and name it.")
-    return name
+def _filled(line: str, words: dict[str, list[str]]) -> str:
+    """A template's line with its words filled in; once for each value of a word that has several."""
+    match = re.search(r"@([A-Z]+)@", line)
+    return "".join(_filled(line.replace(match[0], value), words) for value in words[match[1]]) if match else line
+
+
+def _signers(site: Site, names: tuple[str, ...], host: str) -> list[Signer]:
+    """Collector's keys for this host alone: they will stand, unprotected, in an image on its disk."""
+    for name in names:
+        if "/" in name:
+            raise NoKey(f"signer {name} is named by its path", "Put it into the site's private keys, and name it.")
+        if not isinstance(site.trust.private_key(name), PrivateKey):
+            raise NoKey(
+                f"signer {name} is not in its file, or locked there",
+                "No keyring, token or passphrase is at hand after a crash. Make a signer for this host with --unprotected.",
+            )
+    found = [key.signer for key in signers_for(site, names, host)]
+    for name, signer in zip(names, found, strict=True):
+        if not any(entry.host == host for entry in site.trust.allowed_signers().by_keyid(signer.keyid)):
+            raise NoKey(
+                f"signer {name} is not bound to host {host}",
+                "A key in a crash initramfs is to vouch for its own host only: "
+                f"'dumpvault keys new signer collector@{host} --unprotected', then --signer collector@{host}.",
+            )
+    return found
 
 
 def _check_root(name: str, root: str) -> str:

@@ -56,8 +56,7 @@ def check(
     parties = held(("recipients", "quorum"), lambda: [parties_for(site, recipients, quorum)])
     keys, threshold = parties[0] if parties else ([], None)
     machine = host or os.uname().nodename
-    named = signers or site.signer
-    kinds = held(("signatures",), lambda: [key.signer for key in signers_for(site, named, machine)])
+    kinds = held(("signatures",), lambda: [key.signer for key in signers_for(site, signers or site.signers, machine)])
     facts = plan(site, policy, recipients=keys, quorum=threshold, signers=kinds, store=store)
     broken = {one.rule: one for one in policy.broken(facts)}
     told = {

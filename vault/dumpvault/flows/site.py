@@ -15,8 +15,9 @@ from dumpvault.stages.trust import TrustDirectory, read_text
 
 __all__ = ["Site", "init_site", "shipped"]
 
-_SETTINGS = ("store", "policy", "policies", "signer", "recipients", "quorum")
+_SETTINGS = ("store", "policy", "policies", "signers", "recipients", "quorum")
 _FORMS: dict[str, tuple[type, str]] = {
+    "signers": (list, "a list of names"),
     "recipients": (list, "a list of names"),
     "policies": (dict, 'a table of host patterns and policies, such as "db*" = "pci-dss-4"'),
 }
@@ -29,8 +30,8 @@ _CONFIG = """\
 # The policy of a capture, by name or path.
 # policy = "baseline"
 
-# Who seals, and for whom, when capture is not told.
-# signer = "collector"
+# Who seals, and for whom, when capture is not told. Each signer signs every object; most policies need one.
+# signers = ["collector"]
 # recipients = ["analyst"]
 # Or, instead of recipients, custodians, so many of whom must agree.
 # quorum = "2of3:alice,bob,carol"
@@ -52,7 +53,7 @@ class Site:
     run: str
     store_url: str
     policy_name: str
-    signer: str | None
+    signers: tuple[str, ...]
     recipients: tuple[str, ...]
     quorum: str | None = None
     #: systemd's credentials of this service, if it has any.
@@ -82,8 +83,9 @@ class Site:
         store = environ.get("DUMPVAULT_STORE") or settings.get("store") or os.path.join(data, "store")
         if root is not None and settings.get("store"):
             store = os.path.join(root, str(store).removeprefix("file://").lstrip("/"))
-        signer = environ.get("DUMPVAULT_SIGNER") or settings.get("signer")
-        recipients = settings.get("recipients", ())
+        signers = (
+            environ["DUMPVAULT_SIGNERS"].split(",") if environ.get("DUMPVAULT_SIGNERS") else settings.get("signers")
+        )
         policies = settings.get("policies", {})
         policy = environ.get("DUMPVAULT_POLICY") or settings.get("policy")
         return cls(
@@ -92,8 +94,8 @@ class Site:
             run=environ.get("DUMPVAULT_RUN") or run,
             store_url=os.path.expanduser(str(store)),
             policy_name=str(policy or "baseline"),
-            signer=str(signer) if signer else None,
-            recipients=tuple(map(str, recipients)) if isinstance(recipients, list) else (),
+            signers=_names(signers),
+            recipients=_names(settings.get("recipients")),
             quorum=str(settings["quorum"]) if settings.get("quorum") else None,
             credentials=environ.get("CREDENTIALS_DIRECTORY") or None,
             policies=tuple(policies.items()) if isinstance(policies, dict) else (),
@@ -182,6 +184,10 @@ def _read_config(path: str) -> dict[str, object]:
             "A recipient opens alone what a quorum is to guard.",
         )
     return settings
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def _anchor(settings: dict[str, object], folder: str) -> None:

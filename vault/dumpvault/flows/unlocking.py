@@ -152,6 +152,14 @@ def _believed(report: Report, envelope: Envelope) -> Grant:
         known = False
     if not known:
         raise Forged(f"{envelope.name}: names regions that the vault has not", "No dumpvault writes this.")
+    if grant.event >= len(examiner.events):
+        # A copy of the vault is often older than a grant, or made without events.
+        report.grant_note = f"event {grant.event}, which records {envelope.name}, is not in this copy of the vault"
+    elif examiner.events[grant.event].body != grant.record(envelope.encode()):
+        raise Forged(
+            f"{envelope.name}: not the grant that event {grant.event} of the vault records",
+            "Officers signed both: it was never handed out by the rules, or events were rewritten. Ask who sent it.",
+        )
     return grant
 
 

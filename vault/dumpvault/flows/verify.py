@@ -15,6 +15,7 @@ from dumpvault.flows.judging import Judge, Judgement
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
+from dumpvault.formats.event import LIMIT as EVENT_LIMIT
 from dumpvault.formats.keybag import Keybag, WrappedKeys
 from dumpvault.formats.private_key import PrivateKey
 from dumpvault.model import (
@@ -89,6 +90,8 @@ class Report:
     refused: VaultError | None = None
     #: How many regions the grant opens that is to be used, if one is.
     granted: int | None = None
+    #: What is to be told of that grant, if anything.
+    grant_note: str = ""
 
     @property
     def findings(self) -> list[VaultError]:
@@ -296,11 +299,17 @@ class _Verification:
                     raise Forged(f"{name}: an event without a manifest", "Restore the manifest from a copy.")
                 self._examiner.read_event(self._get(name))
             later = [other for other in self._list() if _number(other) > len(self._examiner.events)]
-            if lost := [other for other in later if self._examiner.vouches_for_event(other, self._get(other))]:
+            if lost := [other for other in later if self._is_event(other)]:
                 raise Incomplete(
                     f"{event_path(len(self._examiner.events))}: missing, though {min(lost)} is there",
                     "What became of keys is not known. Restore it from a copy.",
                 )
+
+    def _is_event(self, name: str) -> bool:
+        """Whether an event of this vault stands there, where anybody can put anything, of any size."""
+        if (self._store.size(f"{self._prefix}/{name}") or 0) > EVENT_LIMIT:
+            return False
+        return self._examiner.vouches_for_event(name, self._get(name))
 
     def foreign(self) -> None:
         """Step 9: whatever nothing signed speaks of."""

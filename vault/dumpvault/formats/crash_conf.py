@@ -29,7 +29,7 @@ class CrashConf:
 
     command: str
     host: str
-    signer: str
+    signers: tuple[str, ...]
     policy: str
     recipients: tuple[str, ...]
     store: str
@@ -39,8 +39,9 @@ class CrashConf:
 
     def __post_init__(self) -> None:
         words = {
-            "command": self.command, "host name": self.host, "signer": self.signer, "policy": self.policy,
+            "command": self.command, "host name": self.host, "policy": self.policy,
             "store": self.store, "device": self.store_device or "-", "quorum": self.quorum or "-",
+            **{f"signer {name}": name for name in self.signers},
             **{f"recipient {r}": r for r in self.recipients},
         }  # fmt: skip
         for what, word in words.items():
@@ -49,16 +50,14 @@ class CrashConf:
 
     @property
     def options(self) -> str:
-        """Of ``dumpvault capture``, all but the signer and the store."""
+        """Of ``dumpvault capture``, all but the store."""
+        signers = [f"--signer {name}" for name in self.signers]
         parties = [f"--quorum {self.quorum}"] if self.quorum else [f"--recipient {r}" for r in self.recipients]
-        return " ".join([f"--host {self.host} --policy {self.policy}", *parties])
+        return " ".join([*signers, f"--host {self.host} --policy {self.policy}", *parties])
 
     @property
     def text(self) -> str:
-        return _TEXT.format(
-            command=self.command, options=f"--signer {self.signer} {self.options}", store=self.store,
-            device=self.store_device,
-        )  # fmt: skip
+        return _TEXT.format(command=self.command, options=self.options, store=self.store, device=self.store_device)
 
     @classmethod
     def parse(cls, text: str, name: str) -> CrashConf:
@@ -67,11 +66,13 @@ class CrashConf:
             words = dict(word.split("=", 1) for word in shlex.split(text, comments=True) if "=" in word)
             options = words["CAPTURE_OPTIONS"].split()
             pairs = list(zip(options[::2], options[1::2], strict=True))
-            single = {option: value for option, value in pairs if option != "--recipient"}
+            single = dict(pairs)
+            if "--signer" not in single:
+                raise KeyError("--signer")
             return cls(
                 command=words["DUMPVAULT"],
                 host=single["--host"],
-                signer=single["--signer"],
+                signers=tuple(value for option, value in pairs if option == "--signer"),
                 policy=single["--policy"],
                 recipients=tuple(value for option, value in pairs if option == "--recipient"),
                 store=words["STORE"],

@@ -68,6 +68,18 @@ class Envelope:
     payload: bytes
     signatures: tuple[tuple[str, bytes], ...]
 
+    def encode(self) -> bytes:
+        """RFC 8785 bytes: those that it was read from."""
+        return jcs.encode(
+            {
+                "payload": jcs.b64encode(self.payload),
+                "payloadType": PAYLOAD_TYPE,
+                "signatures": [
+                    {"keyid": keyid, "sig": jcs.b64encode(signature)} for keyid, signature in self.signatures
+                ],
+            }
+        )
+
     def assess(
         self,
         statement: str,
@@ -156,13 +168,7 @@ def sign(statement: Statement, keys: Sequence[CanSign]) -> bytes:
     """The envelope of ``statement``, signed by every one of ``keys`` (1 to 16, none twice)."""
     payload = statement.encode()
     data = pae(payload)
-    return jcs.encode(
-        {
-            "payload": jcs.b64encode(payload),
-            "payloadType": PAYLOAD_TYPE,
-            "signatures": [{"keyid": k.signer.keyid, "sig": jcs.b64encode(k.sign(data))} for k in keys],
-        }
-    )
+    return Envelope("", payload, tuple((key.signer.keyid, key.sign(data)) for key in keys)).encode()
 
 
 def parse(data: bytes, name: str, limit: int = LIMIT) -> Envelope:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dumpvault.errors import Forged
 from dumpvault.formats import jcs
 from dumpvault.formats.dsse import Envelope, Statement
-from dumpvault.formats.event import Run, listed, read_listed
+from dumpvault.formats.event import Granted, Run, listed, read_listed
 from dumpvault.formats.header import Listed
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.recipient import Recipient
@@ -23,12 +24,16 @@ _DEK = 32
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """``sealed`` is the HPKE message of the data keys of ``regions``, one behind the other, in their order."""
+    """``sealed`` is the HPKE message of the data keys of ``regions``, one behind the other, in their order.
+
+    ``event`` is the number of the event that records it.
+    """
 
     vault: str
     header: str
     manifest: str
     time: str
+    event: int
     recipient: Listed
     regions: tuple[Run, ...]
     sealed: bytes
@@ -36,11 +41,11 @@ class Grant:
     @classmethod
     def seal(
         cls, deks: Sequence[bytes], regions: tuple[Run, ...], to: Recipient,
-        vault: str, header: str, manifest: str, time: str,
+        vault: str, header: str, manifest: str, time: str, event: int,
     ) -> Grant:  # fmt: skip
         """``deks`` in the order of ``regions``."""
         sealed = to.suite.seal(to.public, b"".join(deks), _info(to.suite.name, vault, header, manifest, to.digest))
-        return cls(vault, header, manifest, time, Listed(to.name, to.suite.name, to.digest), regions, sealed)
+        return cls(vault, header, manifest, time, event, Listed(to.name, to.suite.name, to.digest), regions, sealed)
 
     def open(self, private: bytes | TokenHandle, name: str) -> Iterator[tuple[tuple[int, int], bytes]]:
         """((attempt, index), data key) of each region. Raises ``Forged`` naming ``name``."""
@@ -60,8 +65,13 @@ class Grant:
         """How many regions."""
         return sum(run.last - run.first + 1 for run in self.regions)
 
+    def record(self, file: bytes) -> Granted:
+        """What the event says of it, ``file`` being its bytes."""
+        return Granted(self.recipient, self.regions, hashlib.sha256(file).hexdigest())
+
     def statement(self) -> Statement:
         predicate = {
+            "event": self.event,
             "format": FORMAT,
             "header": self.header,
             "recipient": listed(self.recipient),
@@ -84,7 +94,7 @@ class Grant:
         regions = tuple(map(Run.read, fields.objects("regions", 65536, 1)))
         grant = cls(
             fields.text("vault", "[0-9a-f]{32}"), fields.digest("header"), statement.digest, fields.time("time"),
-            recipient, regions, fields.base64("sealed"),
+            fields.number("event"), recipient, regions, fields.base64("sealed"),
         )  # fmt: skip
         fields.done()
         return grant
