@@ -14,7 +14,7 @@ from typing import Any
 
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.policy import Policy
-from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Place, Planned, Retrieval
+from dumpvault.formats.policy_facts import CommitFacts, Custody, Found, Party, Place, Planned, Retrieval
 from dumpvault.formats.rules import RULES, SIGNATURES, Rule
 from dumpvault.formats.timestamp import Anchor
 from dumpvault.ranges import Ranges
@@ -35,6 +35,7 @@ _EVERYTHING = {
     "store.filesystem": '"1f2e3d4c-0000-4000-8000-123456789abc"', "retrieval.reason": "true",
     "retrieval.ticket": '"INC-[0-9]*"', "retrieval.approvals": "2", "retention.keep_days": "30",
     "retention.destroy_days": "365", "retention.lock": '"compliance"', "timestamps.demanded": '"rfc3161"',
+    "custody.required": "true", "custody.anchor": '"witness"',
 }  # fmt: skip
 
 #: What this version cannot do at all: the lawful facts of a policy that demands it break exactly these.
@@ -95,6 +96,7 @@ def found(policy: Policy) -> Found:
         methods=frozenset(["phyp"]), released=Ranges([(0x1000, 0x3000)]), unreadable=Ranges([(0x3000, 0x4000)]),
         unreadable_bytes=4096, retrieval=Retrieval("the database died", ticket, policy["retrieval.approvals"] or 0),
         anchors=[Anchor(_NOW, "an authority")] if policy["timestamps.demanded"] else (),
+        custody=Custody("", 4, (9, 6), frozenset([4, 6, 12]), frozenset([6])),
     )  # fmt: skip
 
 
@@ -159,6 +161,8 @@ BREAKS: dict[str, dict[str, Callable[[Policy], dict[str, Any]]]] = {
         "retrieval.reason": lambda p: {"retrieval": Retrieval(" ", "INC-7", 9)},
         "retrieval.ticket": lambda p: {"retrieval": Retrieval("why", "", 9)},
         "retrieval.approvals": lambda p: {"retrieval": Retrieval("why", "INC-7", p["retrieval.approvals"] - 1)},
+        "custody.required": lambda p: {"custody": replace(found(p).custody, trouble="the store cannot be written")},
+        "custody.anchor": lambda p: {"custody": replace(found(p).custody, witnessed=frozenset([12]))},
         "retention.destroy_days": lambda p: {"created": _NOW - timedelta(p["retention.destroy_days"], seconds=1)},
         "timestamps.demanded": lambda p: {"anchors": ()},
     },

@@ -161,6 +161,15 @@ def test_the_first_texts_of_format_1() -> None:
     assert "undescribed is missing" in refused(FORMAT_1.replace('undescribed = "release"\n', "")).message
 
 
+def test_the_first_texts_of_format_2() -> None:
+    """They had no rules of custody: both are there, or neither, and what is not there demands nothing."""
+    first = shipped_text("two-person").partition("[custody]")[0]
+    policy = Policy.parse("x", first)
+    assert (policy["custody.required"], policy["custody.anchor"]) == (False, None)
+    assert "custody.anchor is missing" in refused(first + "[custody]\nrequired = true\n").message
+    assert "custody.required is missing" in refused(first + '[custody]\nanchor = "none"\n').message
+
+
 def test_a_rehearsal_works_as_the_policy_does() -> None:
     """Bounds, read-back and release are the policy's; of keys and stores it asks nothing."""
     policy = everything()

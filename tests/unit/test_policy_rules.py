@@ -9,9 +9,20 @@ import pytest
 
 from dumpvault.errors import PolicyRefused
 from dumpvault.formats.policy import Policy
-from dumpvault.formats.policy_facts import Found, Planned, Retrieval
+from dumpvault.formats.policy_facts import Custody, Found, Planned, Retrieval
 from dumpvault.formats.rules import RULES
-from support.enforcement import BREAKS, IMPOSSIBLE, cases, check_of, everything, found, planned, policies
+from support.enforcement import (
+    BREAKS,
+    IMPOSSIBLE,
+    cases,
+    changed,
+    check_of,
+    everything,
+    found,
+    planned,
+    policies,
+    shipped_text,
+)
 
 
 def refused(policy: Policy, facts: Planned | Found, rule: str) -> None:
@@ -89,3 +100,38 @@ def test_destruction_waits() -> None:
         policy.check_destruction(created, created + timedelta(days=30, seconds=-1))
     policy.check_destruction(created, created + timedelta(days=30))
     policies()[0].check_destruction(created, created)
+
+
+_GOOD = Custody("", 4, (9, 6), frozenset([4, 6, 12]), frozenset([6]))
+
+
+@pytest.mark.parametrize(
+    ("anchor", "custody", "why"),
+    [
+        ("checkpoint", _GOOD, ""),
+        ("checkpoint", replace(_GOOD, opened=None, checkpoints=frozenset([12])), ""),
+        ("checkpoint", replace(_GOOD, evidence=None), "no entry of the ledger has the manifest's digest"),
+        ("checkpoint", Custody("the store has no ledger"), "the store has no ledger"),
+        ("checkpoint", replace(_GOOD, opened=None, checkpoints=frozenset([4])), "no checkpoint covers entry 4"),
+        ("checkpoint", replace(_GOOD, opened=(9, 0)), "first opened by entry 9"),
+        ("checkpoint", replace(_GOOD, opened=(9, 4)), "first opened by entry 9"),
+        ("checkpoint", replace(_GOOD, opened=(9, 12)), "first opened by entry 9"),
+        ("checkpoint", replace(_GOOD, opened=(9, 7)), "first opened by entry 9"),
+        ("checkpoint", replace(_GOOD, opened=(5, 6)), "first opened by entry 5"),
+        ("checkpoint", replace(_GOOD, opened=(6, 6)), ""),
+        ("witness", _GOOD, ""),
+        ("witness", replace(_GOOD, opened=None, witnessed=frozenset([12])), ""),
+        ("witness", replace(_GOOD, opened=None, witnessed=frozenset([4])), "cosignature"),
+        ("witness", replace(_GOOD, witnessed=frozenset([12])), "from before the first opening"),
+        ("timestamp", replace(_GOOD, stamped=True), ""),
+        ("timestamp", _GOOD, "older than the first opening"),
+    ],
+)
+def test_anchors(anchor: str, custody: Custody, why: str) -> None:
+    """Evidence in entry 4, opened first by entry 9, whose actor had seen checkpoint 6; then what changes that."""
+    policy = Policy.parse("x", changed(shipped_text("baseline"), {"custody.anchor": f'"{anchor}"'}))
+    facts = replace(found(policy), custody=custody)
+    told = [one.why for one in policy.broken(facts)]
+    assert len(told) == bool(why)
+    assert all(why in one for one in told)
+    assert not policy.broken(replace(facts, retrieval=None)), "verifying opens nothing"

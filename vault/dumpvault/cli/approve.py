@@ -8,11 +8,13 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import read_envelope
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import PolicyRefused, Usage
 from dumpvault.flows.approving import Asked, approve, read_asked
 from dumpvault.flows.requesting import parse_duration
 from dumpvault.flows.roles import signer_with_role
+from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.stages.unlock import choose_key
 
 __all__ = ["approve_command"]
@@ -65,17 +67,24 @@ def approve_command(
     lasting = parse_duration(valid, "--valid") if valid else None
     site = load_site()
     trust = load_trust(site, allowed_signers)
-    asked = read_asked(site.store(store), read_envelope(request, "a request"), request, trust)
+    place = site.store(store)
+    asked = read_asked(place, read_envelope(request, "a request"), request, trust)
     header = asked.report.examiner.header_now
     held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
     choose_key(header, held)
+    recording = load_recording(site, place, trust)
     _show(asked)
     if not yes:
         _ask()
     unlock = unlocker(passphrase_file)
     key = signer_with_role(site, trust, "approval", header.host, signer, unlock)
     write = output.new_file(path)
-    approval, data = approve(asked, held, key, lasting, unlock)
+
+    def begin() -> None:
+        why = Retrieval(asked.request.reason, asked.request.ticket or "")
+        recording.record(asked.report, "approved", "custodian", why, {"request": asked.digest})
+
+    approval, data = approve(asked, held, key, lasting, unlock, begin)
     custodian = next(r.name for r in header.recipients if r.digest == approval.custodian)
     name = write(f"approval-{asked.digest[:12]}-{custodian}.json", data)
     output.say(f"{name}: approved by {custodian}, until {approval.expires}")

@@ -34,5 +34,5 @@ def crash_command(vault: str, vmlinux: str, arguments: tuple[str, ...], no_page_
     """
     check_crash(vmlinux)
     check_fuse()
-    with viewed(vault, shared=True, **how) as view:
+    with viewed("crash", vault, shared=True, **how) as view:
         return run_crash(view, vmlinux, arguments, output.say, page_cache=not no_page_cache)

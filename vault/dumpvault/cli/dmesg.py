@@ -28,7 +28,7 @@ __all__ = ["dmesg_command"]
 def dmesg_command(vault: str, as_json: bool, **how: Any) -> None:
     """Print the kernel log, for triage: without debug symbols, and opening only the blocks that hold it."""
     warnings: list[str] = []
-    with viewed(vault, **how) as view:
+    with viewed("dmesg", vault, **how) as view:
         if as_json:
             records = [
                 {"caller": r.caller, "nanoseconds": r.nanoseconds, "text": r.text.decode(errors="backslashreplace")}

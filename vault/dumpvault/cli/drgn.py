@@ -58,7 +58,7 @@ def drgn_command(
     if script is not None and not os.path.isfile(script):
         raise Usage(f"{script}: no such script", "Options such as -e and --symbols stand before ID.")
     drgn.check_drgn()
-    with viewed(vault, **how) as view:
+    with viewed("drgn", vault, **how) as view:
         prog = drgn.program(view.image, symbols, find_symbols=not no_default_symbols)
         try:
             drgn.run(prog, script, arguments, code)

@@ -8,6 +8,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.recording import load_recording, officers_record, why_options
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.granting import GrantRequest, grant
@@ -38,6 +39,7 @@ __all__ = ["grant_command"]
 )
 @passphrase_option
 @approvals_option
+@why_options
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @output.json_option
 def grant_command(
@@ -52,6 +54,8 @@ def grant_command(
     keys: tuple[str, ...],
     passphrase_file: str | None,
     approvals: tuple[str, ...],
+    reason: str,
+    ticket: str,
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
@@ -73,8 +77,9 @@ def grant_command(
     request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held, agreed)
     write = output.new_file(path)
     made, data = grant(
-        place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock
-    )
+        place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock,
+        officers_record(load_recording(site, place, trust), "granted", reason, ticket),
+    )  # fmt: skip
     name = write(f"grant-{request.vault[:12]}-{made.event}-{made.recipient.name}.json", data)
     output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {made.event})")
     if as_json:

@@ -48,7 +48,7 @@ def mount_command(vault: str, directory: str, no_page_cache: bool, as_json: bool
     """
     check_mount_point(directory)
     check_fuse()
-    with viewed(vault, ahead=os.cpu_count() or 1, shared=True, **how) as view:
+    with viewed("mount", vault, ahead=os.cpu_count() or 1, shared=True, **how) as view:
         where = os.path.abspath(directory)
 
         def ready(names: list[str]) -> None:

@@ -9,6 +9,7 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.approvals import agreed, approvals_option, load_approvals
 from dumpvault.cli.grants import grant_option, load_grant
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -22,6 +23,7 @@ from dumpvault.errors import Usage
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.open import OpenRequest, open_vault, shortfall
+from dumpvault.flows.recording import Opening
 from dumpvault.formats.policy_facts import Retrieval
 
 __all__ = ["open_command"]
@@ -84,8 +86,12 @@ def open_command(
     place = site.store(store)
     answers = load_approvals(site, approvals, keys)
     given = load_grant(grant)
-    judge = Judge(site, policy, Retrieval(reason, ticket), agreed(answers, granted=given is not None))
-    request = OpenRequest(find_vault(place, vault), path, held, force, partial, jobs, answers, judge, given)
+    recording = load_recording(site, place, trust)
+    said = Retrieval(reason, ticket)
+    judge = Judge(site, policy, said, agreed(answers, granted=given is not None), recording.custody)
+    request = OpenRequest(
+        find_vault(place, vault), path, held, force, partial, jobs, answers, judge, given, Opening(recording, "open")
+    )
     with output.bar("opening") as progress:
         opened = open_vault(place, request, trust, unlocker(passphrase_file), progress)
     output.say_notes(opened.report)

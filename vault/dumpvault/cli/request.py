@@ -6,11 +6,13 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import onetime_keys
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.requesting import check_asked, make_request, parse_duration, sweep
 from dumpvault.flows.roles import signer_with_role
 from dumpvault.flows.verify import verify
+from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.formats.request import Purpose
 
 __all__ = ["request_command"]
@@ -80,6 +82,10 @@ def request_command(
     write = output.new_file(path)
     made = make_request(report, key, onetime, reason, ticket, lasting, purpose)
     try:
+        asked = {"request": made.digest}
+        load_recording(site, place, trust).record(
+            report, "requested", "analyst", Retrieval(reason, ticket or ""), asked
+        )
         name = write(f"request-{made.digest[:12]}.json", made.data)
     except BaseException:
         onetime.use_up(made.digest)

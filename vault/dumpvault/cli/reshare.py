@@ -8,6 +8,7 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
+from dumpvault.cli.recording import load_recording, officers_record, why_options
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, policy_option, store_option, unlocker
 from dumpvault.errors import NoKey
 from dumpvault.flows.capture import custodians_for
@@ -39,6 +40,7 @@ __all__ = ["reshare_command"]
 @store_option
 @click.option("--signer", metavar="NAME|FILE", help="The officer's key. [default: the home's only one]")
 @passphrase_option
+@why_options
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @policy_option
 @output.json_option
@@ -49,6 +51,8 @@ def reshare_command(
     store: str | None,
     signer: str | None,
     passphrase_file: str | None,
+    reason: str,
+    ticket: str,
     allowed_signers: str | None,
     policy: str | None,
     as_json: bool,
@@ -79,7 +83,10 @@ def reshare_command(
         site.trust.known(),
     )
     unlock = unlocker(passphrase_file)
-    done = reshare(place, request, trust, lambda host: signer_with_role(site, trust, "rewrap", host, signer, unlock))
+    done = reshare(
+        place, request, trust, lambda host: signer_with_role(site, trust, "rewrap", host, signer, unlock),
+        officers_record(load_recording(site, place, trust), "reshared", reason, ticket),
+    )  # fmt: skip
     names = ", ".join(f"{r.name} ({r.suite})" for r in done.custodians)
     what = "was shared anew already, and is finished now" if done.finished else "shared anew, with new vault keys"
     output.say(f"{request.vault}: {what}: any {done.quorum} of {names} (event {done.event})")

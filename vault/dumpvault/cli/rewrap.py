@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.recording import load_recording, officers_record, why_options
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import Usage
 from dumpvault.flows.listing import find_vault
@@ -35,6 +36,7 @@ __all__ = ["rewrap_command"]
     help="Private key that opens it now. [default: any of the site's]",
 )
 @passphrase_option
+@why_options
 @click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @output.json_option
 def rewrap_command(
@@ -45,6 +47,8 @@ def rewrap_command(
     signer: str | None,
     keys: tuple[str, ...],
     passphrase_file: str | None,
+    reason: str,
+    ticket: str,
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
@@ -67,8 +71,9 @@ def rewrap_command(
         list(site.trust.recipients()),
     )
     done = rewrap(
-        place, request, trust, lambda host: signer_with_role(site, trust, "rewrap", host, signer, unlock), unlock
-    )
+        place, request, trust, lambda host: signer_with_role(site, trust, "rewrap", host, signer, unlock), unlock,
+        officers_record(load_recording(site, place, trust), "rewrapped", reason, ticket),
+    )  # fmt: skip
     who = ", ".join(f"{r.name} ({r.suite})" for r in done.recipients)
     if done.event is None:
         output.say(f"{request.vault}: is sealed to {who} already")

@@ -7,6 +7,7 @@ import os
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.recording import load_recording, officers_record
 from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
 from dumpvault.errors import BadInput, NoKey
 from dumpvault.flows.judging import Judge
@@ -29,6 +30,7 @@ __all__ = ["shred_command"]
 @click.argument("vault", metavar="ID")
 @click.option("--regions", metavar="LIST", help="Only these: 0-3,17; or 2/0-3 for those of attempt 2. [default: all]")
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it stands in the event and in the certificate.")
+@click.option("--ticket", default="", metavar="ID", help="Where this is recorded, for the ledger.")
 @click.option("--yes", is_flag=True, help="Destroy without asking, for scripts.")
 @click.option("-o", "--output", "path", metavar="FILE", help="The certificate; FILE.sig stands beside it.")
 @store_option
@@ -47,6 +49,7 @@ def shred_command(
     vault: str,
     regions: str | None,
     reason: str,
+    ticket: str,
     yes: bool,
     path: str | None,
     store: str | None,
@@ -77,7 +80,10 @@ def shred_command(
             f"Destroy the keys of {what} of vault {found}? Nothing brings them back", "shred", "destroys them"
         )
     request = ShredRequest(found, regions, reason, usable, Judge(site))
-    done = shred(place, request, trust, lambda host: signer_with_role(site, trust, "shred", host, signer, unlock))
+    done = shred(
+        place, request, trust, lambda host: signer_with_role(site, trust, "shred", host, signer, unlock),
+        officers_record(load_recording(site, place, trust), "shredded", reason, ticket),
+    )  # fmt: skip
     write(name, done.payload)
     write_signature(f"{name}.sig", done.signature)
     certificate = done.certificate

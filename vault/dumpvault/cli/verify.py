@@ -8,6 +8,7 @@ from datetime import datetime
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -17,10 +18,13 @@ from dumpvault.cli.site import (
     store_option,
     unlocker,
 )
+from dumpvault.errors import StoreFailed
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
+from dumpvault.flows.recording import Recording
 from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verify import Report, verify
+from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.formats.private_key import LockedKey
 
 __all__ = ["verify_command"]
@@ -44,6 +48,7 @@ _MARKS = {"held": "held", "partly": "held in part", "missing": "MISSING", "faile
 @policy_option
 @click.option("--with-key", metavar="NAME|FILE", help="Also prove that this private key opens every region.")
 @passphrase_option
+@click.option("--record", is_flag=True, help="Write what came out into the store's ledger.")
 @click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help="Threads. [default: one per processor]")
 @output.json_option
 def verify_command(
@@ -54,6 +59,7 @@ def verify_command(
     policy: str | None,
     with_key: str | None,
     passphrase_file: str | None,
+    record: bool,
     jobs: int | None,
     as_json: bool,
 ) -> None:
@@ -71,12 +77,25 @@ def verify_command(
     found = find_vault(place, vault)
     with output.bar("verifying") as progress:
         report = verify(place, found, trust, jobs=jobs, key=key, judge=Judge(site, policy), progress=progress)
+    if record:
+        _record(load_recording(site, place, trust), report)
     if as_json:
         _print_json(report)
     else:
         _print(report)
     if report.exit_code:
         raise click.exceptions.Exit(report.exit_code)
+
+
+def _record(recording: Recording, report: Report) -> None:
+    """Raises ``StoreFailed`` where it cannot be written: it was asked for."""
+    if not report.header_read:
+        raise report.findings[0]
+    if recording.record(report, "verified", "auditor", Retrieval(), {"verdict": report.verdict}) is None:
+        raise StoreFailed(
+            f"the verdict on vault {report.vault}, {report.verdict}, is not in a ledger",
+            "Nothing was changed. Begin a ledger in the store, or leave --record out.",
+        )
 
 
 def _print(report: Report) -> None:

@@ -12,6 +12,7 @@ import click
 from dumpvault.cli import output
 from dumpvault.cli.approvals import agreed, approvals_option, load_approvals
 from dumpvault.cli.grants import grant_option, load_grant
+from dumpvault.cli.recording import load_recording
 from dumpvault.cli.site import (
     at_option,
     load_site,
@@ -23,6 +24,7 @@ from dumpvault.cli.site import (
 )
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
+from dumpvault.flows.recording import Opening
 from dumpvault.flows.view import View, ViewRequest, open_view
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.stages.secrecy import keep_out_of_swap
@@ -59,6 +61,7 @@ def view_options(command: _Command) -> _Command:
 
 @contextmanager
 def viewed(
+    command: str,
     vault: str,
     store: str | None,
     keys: tuple[str, ...],
@@ -77,7 +80,7 @@ def viewed(
 ) -> Iterator[View]:
     """The view of ``vault`` that the options ask for; what is missing from it is told.
 
-    ``shared`` says that other programs will be given what is opened.
+    ``command`` is what the ledger says of how it was opened; ``shared`` says that other programs will be given what is opened.
     """
     site = load_site()
     trust = load_trust(site, allowed_signers, at)
@@ -88,8 +91,12 @@ def viewed(
         whose = "what other programs read here" if shared else "what is opened"
         output.say(f"warning: {whose} may reach the swap at {name}; turn it off, or encrypt it")
     given = load_grant(grant)
-    judge = Judge(site, policy, Retrieval(reason, ticket), agreed(answers, granted=given is not None))
-    request = ViewRequest(find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, given)
+    recording = load_recording(site, place, trust)
+    said = Retrieval(reason, ticket)
+    judge = Judge(site, policy, said, agreed(answers, granted=given is not None), recording.custody)
+    request = ViewRequest(
+        find_vault(place, vault), held, cache << 20, partial, ahead, answers, judge, given, Opening(recording, command)
+    )
     view = open_view(place, request, trust, unlocker(passphrase_file))
     try:
         output.say_notes(view.report)

@@ -90,10 +90,12 @@ def approve(
     signer: SigningKey,
     valid: timedelta | None,
     unlock: Callable[[LockedKey], PrivateKey],
+    begin: Callable[[], None] = lambda: None,
 ) -> tuple[Approval, bytes]:
     """The approval by the first of ``keys`` that is a custodian's, and its signed file.
 
-    It lasts for ``valid``, by default and at most as long as the request. Raises ``VaultError``.
+    It lasts for ``valid``, by default and at most as long as the request. ``begin`` is called before a share
+    is unwrapped; what it raises ends it. Raises ``VaultError``.
     """
     request, examiner = asked.request, asked.report.examiner
     header = examiner.header_now
@@ -117,6 +119,7 @@ def approve(
     public = dict(request.keys).get(key.algorithm)
     if public is None:
         raise Forged(f"the request has no one-time key of suite {key.algorithm}", "Nothing was approved.")
+    begin()
     shares = []
     for attempt in request.attempts:
         bag, committed = asked.report.keybags[attempt], examiner.committed_shares(attempt)

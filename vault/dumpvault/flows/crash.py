@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -49,10 +50,10 @@ def run_crash(
     if server == 0:
         _serve(view, place, warn, page_cache, ready, told)
     os.close(told)
+    pipe = os.fdopen(ready, "rb")
     try:
-        with os.fdopen(ready, "rb") as pipe:
-            if not pipe.read(1):
-                raise VaultError(f"{place}: could not be mounted", "The reason stands above.")
+        if not pipe.read(1):
+            raise VaultError(f"{place}: could not be mounted", "The reason stands above.")
         # Ctrl-C belongs to crash, which goes on after it; a handler, unlike SIG_IGN, is not inherited.
         before = signal.signal(signal.SIGINT, lambda *_: None)
         hangup = signal.signal(signal.SIGHUP, signal.default_int_handler)
@@ -65,23 +66,39 @@ def run_crash(
     finally:
         with suppress(ProcessLookupError):
             os.kill(server, signal.SIGTERM)
+        with pipe:
+            _take_over(view, pipe.read())
         os.waitpid(server, 0)
+
+
+def _take_over(view: View, told: bytes) -> None:
+    """What the child read counts as read by this process's view, which records it."""
+    with suppress(ValueError, KeyError):  # a child that was killed told nothing, or half of it
+        read = json.loads(told)
+        view.reader.fetched += read["fetched"]
+        view.reader.touched |= set(read["touched"])
 
 
 def _serve(view: View, place: str, warn: Callable[[str], None], page_cache: bool, ready: int, told: int) -> None:
     """The child: serve until SIGTERM, which also comes when the parent dies. Never returns."""
     code = 1
+
+    def ready_now(_: list[str]) -> None:
+        os.write(told, b"!")
+
     try:
         os.close(ready)
         os.setsid()  # Ctrl-C on the terminal is not for the mount
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
         keep_out_of_swap()  # the parent's locks are not inherited
-        mount(view, place, warn, lambda _: os.close(told) if os.write(told, b"!") else None, page_cache=page_cache)
+        mount(view, place, warn, ready_now, page_cache=page_cache)
         code = 0
     except VaultError as error:
         warn(error.message)
         warn(error.hint)
     finally:
+        with suppress(OSError), os.fdopen(told, "w") as pipe:
+            json.dump({"fetched": view.reader.fetched, "touched": sorted(view.reader.touched)}, pipe)
         with suppress(OSError):
             os.rmdir(place)  # here, for the parent may have been killed
         os._exit(code)

@@ -43,12 +43,16 @@ def grant(
     trust: AllowedSigners,
     signer: Callable[[str], SigningKey],
     unlock: Unlock,
+    record: Callable[[Report], None] = lambda report: None,
 ) -> tuple[Grant, bytes]:
-    """The grant and its file's bytes. Raises ``VaultError``."""
+    """The grant and its file's bytes.
+
+    ``record`` is called before the first key is unwrapped; what it raises ends it. Raises ``VaultError``.
+    """
     change = begin(store, request.vault, trust)
     examiner = change.report.examiner
     key = signer(examiner.header.host)
-    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept, request.approvals)
+    unlocked = unlock_vault(store, request.vault, request.keys, trust, unlock, _accept, request.approvals, begin=record)
     held = {(region.attempt, region.record.index): region for region in unlocked.regions}
     wanted = _wanted(store, request, unlocked)
     if lost := sorted(wanted - held.keys()):

@@ -7,7 +7,7 @@ is what this site's configuration names for the host that the header states.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, PolicyRefused
@@ -17,7 +17,7 @@ from dumpvault.formats.commit import Regions
 from dumpvault.formats.event import Released
 from dumpvault.formats.header import Header
 from dumpvault.formats.policy import Broken, Policy
-from dumpvault.formats.policy_facts import CommitFacts, Found, Party, Retrieval, signature_kind
+from dumpvault.formats.policy_facts import CommitFacts, Custody, Found, Party, Retrieval, signature_kind
 from dumpvault.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ class Judge:
     """``policy`` overrides the configuration; ``retrieval`` is None where nothing is to be opened.
 
     ``agree`` gives what custodians agreed to, for a vault under dual control: those count, and their request says why.
+    ``custody`` gives what the store's ledger says of the vault.
     """
 
     site: Site
     policy: str | None = None
     retrieval: Retrieval | None = None
     agree: Callable[[Report], Retrieval] | None = None
+    custody: Callable[[Report], Custody] | None = None
 
     def chosen(self, header: Header) -> tuple[Policy, bool]:
         """The policy that a vault with this header must obey, and whether this site names it. Raises as ``judge`` does."""
@@ -96,6 +98,8 @@ class Judge:
         else:
             note = f"{policy.name}, by the vault's own word: this site names no policy for host {header.host}"
         found = facts(report, self.site.trust.known(), self._agreed(report))
+        if self.custody and found.retrieval is not None and (policy["custody.required"] or policy["custody.anchor"]):
+            found = replace(found, custody=self.custody(report))
         return Judgement(policy, trusted, own.text != policy.text, tuple(policy.broken(found)), note, found)
 
     def _agreed(self, report: Report) -> Retrieval | None:

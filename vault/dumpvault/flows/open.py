@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFailed, VaultError
 from dumpvault.flows.judging import Judge
+from dumpvault.flows.recording import Opening
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
 from dumpvault.flows.verify import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.private_key import LockedKey, PrivateKey
-from dumpvault.model import Sink, Store
+from dumpvault.model import RegionRecord, Sink, Store
 from dumpvault.stages.unseal import unseal
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class OpenRequest:
     """``output`` is a path, or ``-`` for standard output. ``keys`` are tried in order, or that which
     ``grant`` is for; ``approvals`` are for dual control.
 
-    ``judge`` says what policy the vault must obey; None asks for none.
+    ``judge`` says what policy the vault must obey; None asks for none. ``opening`` is the
+    ledger's record of it.
     """
 
     vault: str
@@ -48,6 +50,7 @@ class OpenRequest:
     approvals: Approvals | None = None
     judge: Judge | None = None
     grant: Envelope | None = None
+    opening: Opening | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,26 @@ def open_vault(store: Store, request: OpenRequest, trust: AllowedSigners, unlock
     if request.output != "-":
         _check_output(request)
     accept = lambda report: require_structure(report, partial=request.partial)  # noqa: E731
-    unlocked = unlock_vault(
-        store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant
-    )
-    report, regions = unlocked.report, unlocked.regions
-    examiner = report.examiner
-    size = examiner.totals.size
-    opening = _Opening(store, report, progress, request.partial)
-    if request.output == "-":
-        opening.stream(regions, size)
-    else:
-        with _output_file(request, size) as fd:
-            opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
+    record = request.opening
+    touched: list[tuple[int, RegionRecord]] = []
+    try:
+        unlocked = unlock_vault(
+            store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant,
+            record.begin if record else lambda report: None,
+        )  # fmt: skip
+        report, regions = unlocked.report, unlocked.regions
+        examiner = report.examiner
+        size = examiner.totals.size
+        opening = _Opening(store, report, progress, request.partial)
+        touched = opening.touched
+        if request.output == "-":
+            opening.stream(regions, size)
+        else:
+            with _output_file(request, size) as fd:
+                opening.fill(fd, regions, request.jobs or os.cpu_count() or 1)
+    finally:
+        if record:
+            record.end(sum(region.object_bytes for _, region in touched), touched)
     missing = report.findings + ([report.closed] if report.closed else [])
     return Opened(report, size, opening.done, examiner.totals.unreadable, missing + opening.problems)
 
@@ -93,6 +104,8 @@ class _Opening:
 
     def __init__(self, store: Store, report: Report, progress: Progress, partial: bool) -> None:
         self.problems: list[VaultError] = []
+        #: The regions that were begun, whatever came of them.
+        self.touched: list[tuple[int, RegionRecord]] = []
         self._partial = partial
         self._store = store
         self._report = report
@@ -136,6 +149,7 @@ class _Opening:
                 self.problems.append(error)
 
     def _unseal(self, item: KeyedRegion, sink: Sink) -> None:
+        self.touched.append((item.attempt, item.record))
         unseal(
             lambda offset, length: self._store.get(item.path, offset, length),
             item.record, item.dek(), item.context, self._report.examiner.header.frame_size, item.name, sink,

@@ -15,6 +15,7 @@ from dumpvault.errors import Forged, Usage
 from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.officer import Change, begin, delete_superseded, put_event
 from dumpvault.flows.rewrapping import rewrap_keys
+from dumpvault.flows.verify import Report
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.event import Reshared, Rewrap
@@ -56,9 +57,16 @@ class Sharing:
 
 
 def reshare(
-    store: Store, request: ReshareRequest, trust: AllowedSigners, signer: Callable[[str], SigningKey]
+    store: Store,
+    request: ReshareRequest,
+    trust: AllowedSigners,
+    signer: Callable[[str], SigningKey],
+    record: Callable[[Report], None] = lambda report: None,
 ) -> Sharing:
-    """Carry it out; ``signer`` gives the officer's key for a host. Raises ``VaultError``."""
+    """Carry it out; ``signer`` gives the officer's key for a host.
+
+    ``record`` is called before the first share is opened; what it raises ends it. Raises ``VaultError``.
+    """
     change = begin(store, request.vault, trust)
     examiner = change.report.examiner
     if examiner.header.quorum is None:
@@ -78,6 +86,7 @@ def reshare(
     for policy in request.policies(header):
         policy.check_recipients(custodians, request.known, quorum)
     key = signer(header.host)
+    record(change.report)
     keks = agreement.combine()
     keybags, keys, committed = [], [], []
     for attempt in change.report.keybags:

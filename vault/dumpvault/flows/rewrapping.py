@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from dumpvault.errors import Forged, NoKey, Usage
 from dumpvault.flows.officer import Change, begin, delete_superseded, put_event
 from dumpvault.flows.unlocking import Unlock
+from dumpvault.flows.verify import Report
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
@@ -58,8 +59,12 @@ def rewrap(
     trust: AllowedSigners,
     signer: Callable[[str], SigningKey],
     unlock: Unlock,
+    record: Callable[[Report], None] = lambda report: None,
 ) -> Rewrapped:
-    """Carry it out; ``signer`` gives the officer's key for a host. Raises ``VaultError``."""
+    """Carry it out; ``signer`` gives the officer's key for a host.
+
+    ``record`` is called before the first key is unwrapped; what it raises ends it. Raises ``VaultError``.
+    """
     change = begin(store, request.vault, trust)
     examiner = change.report.examiner
     if examiner.header.quorum is not None:
@@ -84,6 +89,7 @@ def rewrap(
     key = signer(examiner.header.host)
     chosen = choose_key(examiner.header_now, request.keys)
     opener = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
+    record(change.report)
     body = _renewed(change, opener, after, request) if removed else _extended(change, opener, after, added)
     number = change.number
     put_event(change, body, key)

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from dumpvault.errors import Forged, Usage, VaultError
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.officer import Change, begin, delete_superseded, key_objects, now, put_event, refuse_empty
+from dumpvault.flows.verify import Report
 from dumpvault.formats import jcs, sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.certificate import Certificate
@@ -79,8 +80,17 @@ def parse_regions(text: str, attempts: Collection[int]) -> tuple[Run, ...]:
     return runs(found)
 
 
-def shred(store: Store, request: ShredRequest, trust: AllowedSigners, signer: Callable[[str], SigningKey]) -> Shredded:
-    """Destroy the keys of ``request.regions``; ``signer`` gives the officer's key for a host. Raises ``VaultError``."""
+def shred(
+    store: Store,
+    request: ShredRequest,
+    trust: AllowedSigners,
+    signer: Callable[[str], SigningKey],
+    record: Callable[[Report], None] = lambda report: None,
+) -> Shredded:
+    """Destroy the keys of ``request.regions``; ``signer`` gives the officer's key for a host.
+
+    ``record`` is called before anything is put; what it raises ends it. Raises ``VaultError``.
+    """
     refuse_empty(request.reason)
     change = begin(store, request.vault, trust)
     examiner = change.report.examiner
@@ -99,6 +109,7 @@ def shred(store: Store, request: ShredRequest, trust: AllowedSigners, signer: Ca
         if request.judge:
             policy, _ = request.judge.chosen(examiner.header)
             policy.check_destruction(jcs.from_time(examiner.header.created), datetime.now(UTC))
+        record(change.report)
         put_event(change, _order(change, left, wanted is None, request.reason), key)
     deleted = delete_superseded(change)
     _prove_closed(change, chosen, records, request.held)

@@ -85,12 +85,14 @@ def unlock_vault(
     approvals: Approvals | None = None,
     judge: Judge | None = None,
     grant: Envelope | None = None,
+    begin: Callable[[Report], None] = lambda report: None,
 ) -> Unlocked:
     """Verify all but the bodies, then unlock: with the first of ``keys`` that is a recipient, by ``approvals``, or by what
     ``grant`` gives.
 
     ``judge`` says what policy the vault must obey, ``accept`` raises what stands against going on; it is asked before any
-    key is touched. Raises ``VaultError``.
+    key is touched. ``begin`` is called once all is judged, a key is at hand, and nothing of the vault has been unwrapped: what
+    it records is durable before anything can be read. What it raises ends the opening. Raises ``VaultError``.
     """
     report = verify(store, vault, trust, judge=judge, bodies=False, keys=grant is None)
     examiner = report.examiner
@@ -98,12 +100,16 @@ def unlock_vault(
         given = _believed(report, grant)
         report.granted = sum(region not in examiner.current.shredded for region in expand(given.regions))
         accept(report)
-        return Unlocked(report, sorted(_granted_regions(store, report, grant.name, given, keys, unlock), key=_offset))
+        key = _granted_key(grant.name, given, keys, unlock)
+        begin(report)
+        return Unlocked(report, sorted(_granted_regions(store, report, grant.name, given, key), key=_offset))
     accept(report)
     if examiner.header.quorum is not None:
         from dumpvault.flows.combining import agree
 
-        keks = agree(report, approvals).open()
+        agreement = agree(report, approvals)
+        begin(report)
+        keks = agreement.open()
     elif approvals:
         raise Usage(
             f"vault {vault} is not under dual control, so approvals do not open it", "A recipient's key alone does."
@@ -111,6 +117,7 @@ def unlock_vault(
     else:
         chosen = choose_key(examiner.header_now, keys)
         key = unlock(chosen) if isinstance(chosen, LockedKey) else chosen
+        begin(report)
         keks = {a: unlock_attempt(bag, key, examiner.header_digest) for a, bag in report.keybags.items()}
     return Unlocked(report, sorted(_keyed_regions(store, report, keks), key=_offset))
 
@@ -166,14 +173,15 @@ def _believed(report: Report, envelope: Envelope) -> Grant:
     return grant
 
 
-def _granted_regions(
-    store: Store, report: Report, name: str, grant: Grant, keys: Sequence[PrivateKey | LockedKey], unlock: Unlock
-) -> Iterator[KeyedRegion]:
+def _granted_key(name: str, grant: Grant, keys: Sequence[PrivateKey | LockedKey], unlock: Unlock) -> PrivateKey:
     to = grant.recipient
     held = [key for key in keys if key.purpose == "recipient" and recipient_digest(key.public) == to.digest]
     if not held:
         raise NoKey(f"{name}: made for {to.name} ({to.suite}), whose private key is not at hand", "Name it with --key.")
-    key = unlock(held[0]) if isinstance(held[0], LockedKey) else held[0]
+    return unlock(held[0]) if isinstance(held[0], LockedKey) else held[0]
+
+
+def _granted_regions(store: Store, report: Report, name: str, grant: Grant, key: PrivateKey) -> Iterator[KeyedRegion]:
     records = {(attempt, record.index): record for attempt, record in report.examiner.records()}
     for (attempt, index), dek in grant.open(key.secret, name):
         region = KeyedRegion(report.vault, attempt, records[attempt, index], dek, None)

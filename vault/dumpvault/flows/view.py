@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, Incomplete, VaultError
 from dumpvault.flows.judging import Judge
-from dumpvault.flows.unlocking import Unlock, Unlocked, unlock_vault
+from dumpvault.flows.recording import Opening
+from dumpvault.flows.unlocking import KeyedRegion, Unlock, Unlocked, unlock_vault
 from dumpvault.flows.verify import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.dsse import Envelope
@@ -47,7 +48,7 @@ class ViewRequest:
     """``keys`` are tried in order, or that which ``grant`` is for; ``cache`` is in bytes; ``ahead`` threads read ahead.
 
     ``partial`` lets a damaged vault be read as far as it is good; ``judge`` says what policy the vault must obey, None
-    asks for none. ``approvals`` open a vault under dual control.
+    asks for none. ``approvals`` open a vault under dual control. ``opening`` is the ledger's record of it.
     """
 
     vault: str
@@ -58,13 +59,15 @@ class ViewRequest:
     approvals: Approvals | None = None
     judge: Judge | None = None
     grant: Envelope | None = None
+    opening: Opening | None = None
 
 
 class View:
     """One vault, open. ``source`` is what was captured; ``missing`` says what of it is not there, if anything."""
 
-    def __init__(self, report: Report, reader: Reader) -> None:
+    def __init__(self, report: Report, reader: Reader, opening: Opening | None = None) -> None:
         self.report = report
+        self._opening = opening
         self.reader = reader
         self.source = VirtualFile(reader.size, reader.read)
         self.missing = next((f for f in report.findings if isinstance(f, Incomplete)), report.closed)
@@ -141,6 +144,9 @@ class View:
 
     def close(self) -> None:
         self.reader.close()
+        if self._opening:
+            read = [r for r in self.reader.touched_regions() if isinstance(r, KeyedRegion)]
+            self._opening.end(self.reader.fetched, [(region.attempt, region.record) for region in read])
 
 
 def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock: Unlock) -> View:
@@ -153,16 +159,26 @@ def open_view(store: Store, request: ViewRequest, trust: AllowedSigners, unlock:
         if worst and (not report.header_read or not (request.partial or isinstance(worst, Incomplete))):
             raise worst
 
-    unlocked = unlock_vault(
-        store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant
-    )
-    return view_of(store, unlocked, request.cache, request.ahead)
+    record = request.opening
+    try:
+        unlocked = unlock_vault(
+            store, request.vault, request.keys, trust, unlock, accept, request.approvals, request.judge, request.grant,
+            record.begin if record else lambda report: None,
+        )  # fmt: skip
+    except BaseException:
+        if record:
+            record.end(0, ())
+        raise
+    return view_of(store, unlocked, request.cache, request.ahead, record)
 
 
-def view_of(store: Store, unlocked: Unlocked, cache: int = CACHE, ahead: int = 0) -> View:
+def view_of(
+    store: Store, unlocked: Unlocked, cache: int = CACHE, ahead: int = 0, opening: Opening | None = None
+) -> View:
     """What is shown of a vault that is unlocked already."""
     examiner = unlocked.report.examiner
     size = examiner.totals.size
     if examiner.manifest is None:
         size = max(size, examiner.header.source.size or 0)
-    return View(unlocked.report, Reader(store.get, unlocked.regions, size, examiner.header.frame_size, cache, ahead))
+    reader = Reader(store.get, unlocked.regions, size, examiner.header.frame_size, cache, ahead)
+    return View(unlocked.report, reader, opening)

@@ -15,7 +15,7 @@ from datetime import datetime
 from dumpvault import __version__
 from dumpvault.errors import Forged, VaultError
 from dumpvault.formats import dsse, jcs
-from dumpvault.formats.allowed_signers import AllowedSigners
+from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey
 from dumpvault.formats.sshkey import CanSign
 from dumpvault.model import FORMAT, VAULT_ID
 
@@ -156,53 +156,63 @@ def sign(entry: Entry, keys: Sequence[CanSign]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What one entry is by itself. It counts if neither ``junk`` nor ``finding`` says why not."""
+    """What one entry is by itself: ``flag`` says why it does not count, if it does not.
+
+    ``keys`` are those among its signers' that may sign it, first come first, whenever that may be.
+    """
 
     digest: str
     entry: Entry | None
-    junk: str = ""
-    finding: str = ""
-    #: The principal and key id of the first signature that counts.
-    principal: str = ""
-    keyid: str = ""
+    flag: str = ""
+    keys: tuple[TrustedKey, ...] = ()
 
     @property
-    def counts(self) -> bool:
-        return not self.junk and not self.finding
+    def principal(self) -> str:
+        return self.keys[0].principal if self.keys else ""
+
+    @property
+    def keyid(self) -> str:
+        return self.keys[0].signer.keyid if self.keys else ""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it depends on the moment which of its keys count."""
+        return any(key.valid_after or key.valid_before for key in self.keys)
+
+    def expired(self, moment: datetime) -> str:
+        """Why none of its keys was valid at ``moment``; empty if one was."""
+        found = [key.objection(_namespace(self.entry), None, moment) for key in self.keys if self.entry]
+        return "" if not all(found) or not found else f"{self.principal} {found[0]}"
 
 
-def judge(data: bytes, name: str, origin: str, trust: AllowedSigners, moment: datetime) -> Judged:  # noqa: PLR0911 - one reason, one return
-    """Section 2's conditions, but for those that ask for other entries. Never raises for bad bytes."""
+def judge(data: bytes, name: str, origin: str, trust: AllowedSigners) -> Judged:
+    """Section 2's conditions, but for those that ask for other entries or for a time. Never raises for bad bytes."""
     digest = hashlib.sha256(data).hexdigest()
-    if len(data) > LIMIT:
-        return Judged(digest, None, junk=f"{name}: more than {LIMIT} bytes")
     try:
         envelope = dsse.parse(data, name, LIMIT)
         if len(envelope.signatures) > SIGNATURES:
-            return Judged(digest, None, junk=f"{name}: {len(envelope.signatures)} signatures")
-    except Forged as error:
-        return Judged(digest, None, junk=error.message)
-    listed = [(keyid, trust.by_keyid(keyid), sig) for keyid, sig in envelope.signatures]
-    if not any(keys for _, keys, _ in listed):
-        return Judged(digest, None, junk=f"{name}: no listed key signed it")
-    signed = dsse.pae(envelope.payload)
-    for keyid, keys, signature in listed:
-        if keys and not keys[0].signer.verifies(signature, signed):
-            why = f"{name}: the signature of {keys[0].principal} ({keyid}) does not verify"
-            return Judged(digest, None, finding=why)
-    try:
+            raise Forged(f"{name}: {len(envelope.signatures)} signatures")
         entry = Entry.read(envelope)
     except Forged as error:
-        return Judged(digest, None, junk=error.message)
+        return Judged(digest, None, error.message)
     if entry.ledger != origin and not (entry.ledger is None and entry.event == "collected"):
-        return Judged(digest, entry, finding=f"{name}: an entry of another ledger, {entry.ledger!r}")
+        return Judged(digest, entry, f"{name}: an entry of another ledger, {entry.ledger!r}")
     if entry.role not in EVENTS[entry.event]:
-        return Judged(digest, entry, finding=f"{name}: {entry.event!r} is no event of role {entry.role}")
-    role = f"dumpvault-entry-{entry.role}@v1"
-    objections = []
-    for keyid, keys, _ in listed:
-        found = [(key, key.objection(role, entry.host, moment)) for key in keys]
-        if good := [key for key, why in found if not why]:
-            return Judged(digest, entry, principal=good[0].principal, keyid=keyid)
-        objections += [f"{key.principal} ({keyid}) {why}" for key, why in found[:1]]
-    return Judged(digest, entry, finding=f"{name}: {'; '.join(objections)}")
+        return Judged(digest, entry, f"{name}: {entry.event!r} is no event of role {entry.role}")
+    signed, may, objections = dsse.pae(envelope.payload), [], []
+    for keyid, signature in envelope.signatures:
+        if not (listed := trust.by_keyid(keyid)):
+            continue
+        if not listed[0].signer.verifies(signature, signed):
+            return Judged(digest, entry, f"{name}: the signature of {listed[0].principal} ({keyid}) does not verify")
+        for key in listed:
+            if why := key.objection(_namespace(entry), entry.host, None):
+                objections.append(f"{key.principal} ({keyid}) {why}")
+            else:
+                may.append(key)
+    flag = "" if may else f"{name}: {'; '.join(objections) or 'no listed key signed it'}"
+    return Judged(digest, entry, flag, tuple(may))
+
+
+def _namespace(entry: Entry | None) -> str:
+    return f"dumpvault-entry-{entry.role}@v1" if entry else ""

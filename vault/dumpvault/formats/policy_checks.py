@@ -10,11 +10,12 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from dumpvault.formats.kem import SUITES
-from dumpvault.formats.policy_facts import Facts, Found, Planned
+from dumpvault.formats.policy_facts import Custody, Facts, Found, Planned
 from dumpvault.formats.rule_kinds import parse_compress
 
 __all__ = [
     "Demands",
+    "anchored",
     "approvals",
     "approvals_possible",
     "commit_size",
@@ -32,6 +33,7 @@ __all__ = [
     "of",
     "overdue",
     "reason",
+    "recorded",
     "region_size",
     "release_found",
     "release_planned",
@@ -259,6 +261,41 @@ def overdue(policy: Demands, found: Found) -> str:
     if days is None or found.now - found.created <= timedelta(days=days):
         return ""
     return f"captured on {found.created:%Y-%m-%d}, by its own word; it was to be destroyed after {days} days"
+
+
+def recorded(policy: Demands, found: Found) -> str:
+    wanted = policy["custody.required"] and found.retrieval is not None
+    return found.custody.trouble if wanted else ""
+
+
+def anchored(policy: Demands, found: Found) -> str:
+    """docs/spec/ledger.md, section 6: what was there before the first opening, or before the one that is about to be."""
+    wanted, custody = policy["custody.anchor"], found.custody
+    if wanted is None or found.retrieval is None or (wanted == "timestamp" and custody.stamped):
+        return ""
+    if wanted == "timestamp":
+        return "no timestamp over the manifest is known to be older than the first opening"
+    return _uncovered(custody, witnessed=wanted == "witness")
+
+
+def _uncovered(custody: Custody, *, witnessed: bool) -> str:
+    if custody.evidence is None:
+        return f"no entry of the ledger has the manifest's digest{custody.trouble and f': {custody.trouble}'}"
+    good = {size for size in custody.checkpoints if size > custody.evidence}
+    if custody.opened is not None:
+        number, seen = custody.opened
+        good = {size for size in good if size <= number}
+        if seen not in good:
+            return (
+                f"the vault was first opened by entry {number}, and no checkpoint that its actor had seen covers "
+                f"entry {custody.evidence}, which has the manifest's digest"
+            )
+    if not good:
+        return f"no checkpoint covers entry {custody.evidence}, which has the manifest's digest"
+    if witnessed and not good & custody.witnessed:
+        before = "" if custody.opened is None else ", from before the first opening,"
+        return f"no checkpoint{before} that covers entry {custody.evidence} has a good cosignature of a witness"
+    return ""
 
 
 def timestamps(policy: Demands, found: Found) -> str:

@@ -10,7 +10,17 @@ from dumpvault.formats.sshkey import Signer
 from dumpvault.formats.timestamp import Anchor
 from dumpvault.ranges import Ranges
 
-__all__ = ["CommitFacts", "Facts", "Found", "Party", "Place", "Planned", "Retrieval", "signature_kind"]
+__all__ = [
+    "CommitFacts",
+    "Custody",
+    "Facts",
+    "Found",
+    "Party",
+    "Place",
+    "Planned",
+    "Retrieval",
+    "signature_kind",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,26 @@ class Retrieval:
     reason: str = ""
     ticket: str = ""
     approvals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """What the ledger of a vault's store says of it (docs/spec/ledger.md, section 6).
+
+    ``trouble`` is why nothing can be recorded there, empty where nothing stands in the way. ``evidence`` is the number of
+    the first entry that counts and has the manifest's digest, None where there is none. ``opened`` is the number of the
+    first ``opened`` entry of the vault and the size of the checkpoint that its actor had seen (0: none); None where the
+    vault was not opened before. ``checkpoints`` are the sizes of those that are good, ``witnessed`` of those among them
+    that have a good cosignature. ``stamped`` says that an RFC 3161 timestamp over the manifest, or over a checkpoint that
+    covers the evidence, is older than the first opening.
+    """
+
+    trouble: str = ""
+    evidence: int | None = None
+    opened: tuple[int, int] | None = None
+    checkpoints: frozenset[int] = frozenset()
+    witnessed: frozenset[int] = frozenset()
+    stamped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +115,7 @@ class Found(Facts):
     """A vault that verified as far as it goes.
 
     ``released`` are physical addresses, ``unreadable`` the physical addresses whose bytes could not be read, both as far
-    as the header's memory map tells. ``retrieval`` is None where nobody wants to open it.
+    as the header's memory map tells. ``retrieval`` is None where nobody wants to open it; ``custody`` is then not asked.
     ``anchors`` are good timestamps over the manifest.
     """
 
@@ -99,6 +129,7 @@ class Found(Facts):
     unreadable_bytes: int
     retrieval: Retrieval | None
     anchors: Sequence[Anchor] = ()
+    custody: Custody = Custody("the store has no ledger")
 
 
 def signature_kind(signer: Signer) -> str:

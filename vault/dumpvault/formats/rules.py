@@ -74,6 +74,7 @@ _READ_BACK = "not visible: nothing in a vault tells whether it was read back"
 _STAMPED = "made later, by 'dumpvault timestamp': a crash kernel has no network"
 _DECLARED = "declared: it binds whoever destroys, later"
 _DESTROYING = "not when opening: destroying a vault asks it"
+_LATER = "not at capture, which no ledger may hinder: opening asks it"
 
 _KEYS = "Name other recipients, or make keys that the policy allows with 'dumpvault keys new'."
 _GROUP = "Name a recipient of each group; the judging site must hold its public key under that name."
@@ -172,15 +173,28 @@ RULES: tuple[Rule, ...] = (
         "timestamps.demanded", Or(Choice(("rfc3161",))), "timestamps by an independent authority", _STAMPED,
         checks.timestamps, "Run 'dumpvault timestamp ID --tsa URL', with its root in keys/tsa/.", (None,),
     ),
+    Rule(
+        "custody.required", Flag(), "must the store's ledger hold what is about to be done, before anything is decrypted",
+        _LATER, checks.recorded, "Begin a ledger in the store, or mend what stands in its way.", (False,),
+    ),
+    Rule(
+        "custody.anchor", Or(Choice(("checkpoint", "witness", "timestamp"))),
+        "what must prove that the manifest was there before the first opening",
+        _LATER, checks.anchored, "Have the ledger signed, and witnessed or timestamped as the policy says, before opening.",
+        (None,),
+    ),
 )  # fmt: skip
 
 #: What format 1 got while it was young. The first texts in vaults' headers have none of these; later ones have all.
 _SOON = ("commits.read_back", "release.mode", "release.undescribed", "release.unreadable")
 
+#: What format 2 got while it was young: a text without any of a table's rules is older than the table.
+_YOUNG = ("custody",)
+
 
 def rules_of(version: int, text: Mapping[str, Any]) -> list[Rule]:
-    """The rules that a policy of this format has; ``text`` is the parsed TOML, for the two kinds of format 1."""
+    """The rules that a policy of this format has; ``text`` is the parsed TOML, for what a format's first texts had not."""
     if version > 1:
-        return list(RULES)
+        return [rule for rule in RULES if rule.table not in _YOUNG or rule.table in text]
     soon = "release" in text or "read_back" in (text["commits"] if isinstance(text.get("commits"), dict) else ())
     return [rule for rule in RULES if rule.before is None or (soon and rule.name in _SOON)]
