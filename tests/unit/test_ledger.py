@@ -21,7 +21,7 @@ from dumpvault.stages.ledger import Ledger
 from dumpvault.stages.store.local import LocalStore
 from kit import KEY, OTHER
 
-ORIGIN = "dumpvault-ledger/" + "1" * 32
+ORIGIN = "ledger-" + "1" * 32
 LOGS = [KEY.signer]
 ANY = lambda data, name: True  # noqa: E731
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.site import unlocker
 from dumpvault.errors import Forged, VaultError
 from dumpvault.flows.recording import Recording
 from dumpvault.flows.site import Site
@@ -30,13 +31,11 @@ def why_options(command: _Command) -> _Command:
 
 
 def load_recording(site: Site, store: Store, trust: AllowedSigners) -> Recording:
-    """The ledger of ``store``, for this home. Raises ``Forged`` for one that was rolled back or forked."""
-    if store.size("ledger/ledger.json") is None:
-        return Recording(site, store, output.say)
-    from dumpvault.flows.custody import Custody  # type: ignore[import-untyped, unused-ignore]
+    """The ledger of ``store``, for this home. Raises ``Forged`` for one that is gone, or another one."""
+    from dumpvault.flows.custody import Custody
 
     try:
-        return Recording(site, store, output.say, Custody.of(site, store, trust))
+        return Recording(site, store, output.say, Custody.of(site, store, trust, unlocker(None)))
     except Forged:
         raise
     except VaultError as error:

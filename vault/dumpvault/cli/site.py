@@ -129,15 +129,19 @@ def unlocker(path: str | None) -> Callable[[LockedKey], PrivateKey]:
     "init",
     epilog=output.epilog("dumpvault init", "DUMPVAULT_HOME=$PWD/site dumpvault init", codes=(0, 2, 13)),
 )
+@click.option("--actor", metavar="NAME", help="What to call the key of this home's entries. [default: USER_HOST]")
 @output.json_option
-def init_command(as_json: bool) -> None:
-    """Make a site: configuration, keys directory and store. What exists is left alone.
+def init_command(actor: str | None, as_json: bool) -> None:
+    """Make a site: configuration, keys directory, store and its ledger. What exists is left alone.
 
     The home is /etc/dumpvault and /var/lib/dumpvault for root, the XDG directories for a user, or all of it under
-    DUMPVAULT_HOME.
+    DUMPVAULT_HOME. It gets a key that signs what is done here, as entries of stores' ledgers, and the store's own ledger
+    a key for its checkpoints. Neither opens anything, and neither is locked.
     """
+    from dumpvault.flows.founding import found_ledger, make_actor
+
     site = load_site()
-    made = init_site(site)
+    made = [*init_site(site), *make_actor(site, actor), *found_ledger(site)]
     if as_json:
         output.print_json({"home": site.home, "made": made, "store": site.store_url})
         return

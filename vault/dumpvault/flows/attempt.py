@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dumpvault import __version__
 from dumpvault.errors import Incomplete, Interrupted, NoKey, StoreFailed, Usage, VaultError
+from dumpvault.flows.collected import put_collected
 from dumpvault.flows.listing import claims, same_dump
 from dumpvault.flows.sealing import Committer, Line, Stop
 from dumpvault.flows.site import Site
@@ -24,7 +25,7 @@ from dumpvault.formats.policy import Policy
 from dumpvault.formats.recipient import Recipient
 from dumpvault.formats.sharing import Commitments
 from dumpvault.formats.sshkey import CanSign
-from dumpvault.model import FRAME_SIZE, Kind, Region, Store
+from dumpvault.model import FRAME_SIZE, Kind, Region, Store, vault_prefix
 from dumpvault.ranges import Ranges
 from dumpvault.stages.chain import Chain, Verified
 from dumpvault.stages.journal import Journal
@@ -317,7 +318,17 @@ class Attempt:
                 refused.append("the kernel did not accept the release")
         elif any(result == "failed" for result in committer.results):
             refused.append("the kernel did not accept every release; 'dumpvault info' shows which")
+        self._collected(chain)
         return CaptureResult(chain.vault, self.store.url, manifest, tuple(self.notes), tuple(refused))
+
+    def _collected(self, chain: Chain) -> None:
+        """The ledger's entry, if the store has one: after all else, and the capture is good without it."""
+        try:
+            if self.store.size("ledger/ledger.json") is not None:
+                manifest = self.store.get(f"{vault_prefix(chain.vault)}/manifest.dsse.json")
+                put_collected(self.store, self.keys, self.host, chain.vault, manifest)
+        except VaultError as error:
+            self.notes.append(f"the capture is complete, and the ledger has no entry of it: {error.message}")
 
     def _holds(self, chain: Chain) -> str:
         """Why the policy forbids to release everything at once; empty if it does not."""

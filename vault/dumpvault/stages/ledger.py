@@ -24,7 +24,10 @@ _DOUBT = "Nothing was written. Keep this home's memory of it, and find out who c
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """The number of the entry, and the checkpoint that covers it: None where no log's key was at hand to sign one."""
+    """The number of the entry (of the last one, if only the inbox was taken in), and the latest checkpoint that stands.
+
+    It covers the entry where a log's key was at hand to sign one.
+    """
 
     index: int
     checkpoint: Checkpoint | None
@@ -142,9 +145,13 @@ class Ledger:
             )
 
     def append(
-        self, data: bytes, key: CanSign | None, known: Checkpoint | None, acceptable: Callable[[bytes, str], bool]
+        self,
+        data: bytes | None,
+        key: CanSign | None,
+        known: Checkpoint | None,
+        acceptable: Callable[[bytes, str], bool],
     ) -> Appended:
-        """Append an entry; it is in the ledger, durably, when this returns.
+        """Append an entry; it is in the ledger, durably, when this returns. None takes in the inbox, and no more.
 
         ``key`` is a log's, to sign the checkpoint with, if one is at hand; ``known`` the checkpoint that this home
         remembers. What waits in the inbox and is ``acceptable`` (bytes, name) goes first. Raises ``Forged`` for a ledger
@@ -165,8 +172,10 @@ class Ledger:
             waits = self.store.get(name, 0, 1 << 16)
             if hashlib.sha256(waits).hexdigest() == digest and acceptable(waits, name):
                 writing.put(waits)
-        index = writing.put(data)
-        return Appended(index, writing.finish(key))
+        index = writing.size - 1 if data is None else writing.put(data)
+        if latest and latest.size == writing.size:
+            return Appended(index, latest)
+        return Appended(index, writing.finish(key) or latest)
 
     def _there(self, number: int) -> bool:
         return self.store.size(f"ledger/entries/{number}") is not None

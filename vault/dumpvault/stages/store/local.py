@@ -125,7 +125,9 @@ class LocalStore:
         fd = self._open(name)
         try:
             os.fsync(fd)
-            self._use_directory(os.path.dirname(os.path.join(self.root, name)))
+            directory = os.path.dirname(os.path.join(self.root, name))
+            self._use_directory(directory)
+            self._sync(directory)  # again: the name may be younger than this object's first use of the directory
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise failed(name, "making it durable", error) from None
@@ -186,18 +188,22 @@ class LocalStore:
         os.makedirs(directory, exist_ok=True)
         here = directory
         while True:
-            try:
-                sync_directory(here)
-            except PermissionError:
-                if os.access(here, os.W_OK):
-                    raise
-                # What we may not write we did not change.
-            except OSError as error:
-                raise unsound(here, "making it durable", error) from None
+            self._sync(here)
             parent = os.path.dirname(here)
             if parent == here or os.stat(parent).st_dev != os.stat(here).st_dev:
                 return
             here = parent
+
+    @staticmethod
+    def _sync(directory: str) -> None:
+        try:
+            sync_directory(directory)
+        except PermissionError:
+            if os.access(directory, os.W_OK):
+                raise
+            # What we may not write we did not change.
+        except OSError as error:
+            raise unsound(directory, "making it durable", error) from None
 
 
 def _volatile(root: str) -> str:
