@@ -29,6 +29,7 @@ _COMMANDS = {
     "info": ("vaults", "Show what a vault says of itself, signatures checked."),
     "verify": ("verify", "Check a vault's signatures and every block; needs no key."),
     "report": ("report", "Write a page for an auditor; needs no key."),
+    "custody": ("custody", "The ledger of a store: tell, verify, prove, witness."),
     "timestamp": ("timestamp", "Have a vault's manifest timestamped by an authority."),
     "open": ("open", "Write the captured memory back, bit for bit."),
     "mount": ("mount", "Show a vault as read-only files, opened as they are read."),

@@ -21,7 +21,7 @@ from dumpvault.formats.event import runs
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.model import RegionRecord, Store, vault_prefix
 
-__all__ = ["Digested", "Ledger", "Opening", "Recording"]
+__all__ = ["Digested", "Ledger", "Opening", "Recording", "subject_of"]
 
 _LONGEST = 4096  # characters of one detail
 _NONE = "the store has no ledger"
@@ -106,7 +106,7 @@ class Recording:
             if self.ledger is None:
                 raise _NoLedger(_NONE)
             return self.ledger.record(
-                event=event, role=role, vault=report.vault, subject=self._subject(report),
+                event=event, role=role, vault=report.vault, subject=subject_of(self.store, report),
                 purpose=why.reason.strip() or None, ticket=why.ticket or None, detail=detail, from_=from_, to=to,
             )  # fmt: skip
         except Forged:
@@ -126,16 +126,17 @@ class Recording:
                 f"Nothing was decrypted, and nothing changed. {error.hint}".strip(),
             )
 
-    def _subject(self, report: Report) -> tuple[str, str, str | None]:
-        """The manifest, or the header as long as there is no manifest that verified."""
-        examiner = report.examiner
-        held = examiner.manifest is not None
-        name = f"{vault_prefix(report.vault)}/{'manifest' if held else 'vault'}.dsse.json"
-        wanted = examiner.manifest_digest if held else examiner.header_digest
-        data = self.store.get(name)
-        if hashlib.sha256(data).hexdigest() != wanted:
-            raise Forged(f"{name}: was exchanged while it was read", "Nothing was done. See who writes to the store.")
-        return name, wanted, hashlib.sha384(data).hexdigest()
+
+def subject_of(store: Store, report: Report) -> tuple[str, str, str]:
+    """Name, SHA-256 and SHA-384 of the manifest, or of the header as long as no manifest verified. Raises ``Forged``."""
+    examiner = report.examiner
+    held = examiner.manifest is not None
+    name = f"{vault_prefix(report.vault)}/{'manifest' if held else 'vault'}.dsse.json"
+    wanted = examiner.manifest_digest if held else examiner.header_digest
+    data = store.get(name)
+    if hashlib.sha256(data).hexdigest() != wanted:
+        raise Forged(f"{name}: was exchanged while it was read", "Nothing was done. See who writes to the store.")
+    return name, wanted, hashlib.sha384(data).hexdigest()
 
 
 class _NoLedger(VaultError):

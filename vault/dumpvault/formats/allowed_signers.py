@@ -78,8 +78,10 @@ class TrustedKey:
             return "is revoked" if self.revoked else f"may not sign {role}"
         if self.host and host is not None and self.host != host:
             return f"is bound to host {self.host}, and this is host {host}"
-        if moment is None:
-            return ""
+        return "" if moment is None else self.outside(moment)
+
+    def outside(self, moment: datetime) -> str:
+        """Why ``moment`` is not in its time; empty if it is. Revocation is another matter."""
         if self.valid_after is not None and moment < self.valid_after:
             return f"is valid only from {self.valid_after:%Y-%m-%d %H:%MZ} on"
         if self.valid_before is not None and moment >= self.valid_before:

@@ -15,7 +15,7 @@ from datetime import datetime
 from dumpvault import __version__
 from dumpvault.errors import Forged, VaultError
 from dumpvault.formats import dsse, jcs
-from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey
+from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey, namespace
 from dumpvault.formats.sshkey import CanSign
 from dumpvault.model import FORMAT, VAULT_ID
 
@@ -181,8 +181,8 @@ class Judged:
 
     def expired(self, moment: datetime) -> str:
         """Why none of its keys was valid at ``moment``; empty if one was."""
-        found = [key.objection(_namespace(self.entry), None, moment) for key in self.keys if self.entry]
-        return "" if not all(found) or not found else f"{self.principal} {found[0]}"
+        found = [key.outside(moment) for key in self.keys]
+        return f"{self.principal} {found[0]}" if found and all(found) else ""
 
 
 def judge(data: bytes, name: str, origin: str, trust: AllowedSigners) -> Judged:
@@ -206,13 +206,9 @@ def judge(data: bytes, name: str, origin: str, trust: AllowedSigners) -> Judged:
         if not listed[0].signer.verifies(signature, signed):
             return Judged(digest, entry, f"{name}: the signature of {listed[0].principal} ({keyid}) does not verify")
         for key in listed:
-            if why := key.objection(_namespace(entry), entry.host, None):
+            if why := key.objection(namespace(f"entry-{entry.role}"), entry.host, None):
                 objections.append(f"{key.principal} ({keyid}) {why}")
             else:
                 may.append(key)
     flag = "" if may else f"{name}: {'; '.join(objections) or 'no listed key signed it'}"
     return Judged(digest, entry, flag, tuple(may))
-
-
-def _namespace(entry: Entry | None) -> str:
-    return f"dumpvault-entry-{entry.role}@v1" if entry else ""

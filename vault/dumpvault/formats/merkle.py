@@ -5,7 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
-__all__ = ["EMPTY", "consistent", "included", "leaf_hash", "node_hash", "prove_consistency", "prove_inclusion", "root"]
+__all__ = [
+    "EMPTY",
+    "consistent",
+    "included",
+    "leaf_hash",
+    "node_hash",
+    "prove_consistency",
+    "prove_inclusion",
+    "root",
+    "subtree",
+]
 
 #: The root of the tree without leaves.
 EMPTY = hashlib.sha256().digest()
@@ -19,6 +29,13 @@ def leaf_hash(data: bytes) -> bytes:
 
 def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\1" + left + right).digest()
+
+
+def subtree(hashes: Sequence[bytes]) -> bytes:
+    """The root over a power of two of hashes."""
+    while len(hashes) > 1:
+        hashes = [node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
+    return hashes[0]
 
 
 def _split(length: int) -> int:

@@ -65,10 +65,7 @@ def nodes_over(tile: Callable[[int, int, int], bytes], size: int) -> merkle.Node
         number, at = divmod(first, WIDTH)
         there = (size >> 8 * level) - number * WIDTH
         data = tile(level, number, min(WIDTH, there))
-        hashes = [data[32 * i : 32 * i + 32] for i in range(at, at + (1 << within))]
-        while len(hashes) > 1:
-            hashes = [merkle.node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
-        return hashes[0]
+        return merkle.subtree([data[32 * i : 32 * i + 32] for i in range(at, at + (1 << within))])
 
     return nodes
 
@@ -103,9 +100,7 @@ class Edge:
                 return
             yield tile_path(level, (self.size >> 8 * (level + 1)) - 1), b"".join(self.levels[level])
             hashes, self.levels[level] = self.levels[level], []
-            while len(hashes) > 1:
-                hashes = [merkle.node_hash(hashes[i], hashes[i + 1]) for i in range(0, len(hashes), 2)]
-            level, carry = level + 1, hashes[0]
+            level, carry = level + 1, merkle.subtree(hashes)
 
     def partial(self) -> Iterator[tuple[str, bytes]]:
         """The partial tiles of this size, as names and bytes."""
@@ -121,10 +116,7 @@ class Edge:
             peaks, at = [], 0
             for bit in (128, 64, 32, 16, 8, 4, 2, 1):
                 if len(hashes) & bit:
-                    part = hashes[at : at + bit]
-                    while len(part) > 1:
-                        part = [merkle.node_hash(part[i], part[i + 1]) for i in range(0, len(part), 2)]
-                    peaks.append(part[0])
+                    peaks.append(merkle.subtree(hashes[at : at + bit]))
                     at += bit
             for peak in reversed(peaks):
                 right = peak if right is None else merkle.node_hash(peak, right)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dumpvault.errors import Forged, Incomplete, StoreFailed
 from dumpvault.formats import jcs, merkle, tiles
 from dumpvault.formats.checkpoint import ORIGIN, Checkpoint
+from dumpvault.formats.entry import LIMIT
 from dumpvault.formats.sshkey import CanSign, Signer
 from dumpvault.model import FORMAT, Store
 
@@ -80,8 +81,33 @@ class Ledger:
         return low
 
     def entry(self, number: int) -> bytes:
-        """The bytes of an entry. Raises ``Incomplete`` where it is gone."""
-        return self.store.get(f"ledger/entries/{number}")
+        """The bytes of an entry; none where they are more than an entry may have. Raises ``Incomplete`` where it is gone."""
+        data = self.store.get(f"ledger/entries/{number}", 0, LIMIT + 1)
+        return data if len(data) <= LIMIT else b""
+
+    def tile(self, level: int, number: int, width: int) -> bytes:
+        """A tile as it is stored: a cache, which proves nothing. Raises ``Incomplete``."""
+        return self.store.get(f"ledger/{tiles.tile_path(level, number, width)}", 0, 32 * tiles.WIDTH + 1)
+
+    def prove(self, index: int, checkpoint: Checkpoint) -> list[bytes]:
+        """The hashes that lead from an entry to the root of a checkpoint that covers it. Raises ``Forged``, ``Incomplete``."""
+        leaf = merkle.leaf_hash(self.entry(index))
+
+        def leads(nodes: merkle.Nodes) -> list[bytes] | None:
+            found = merkle.prove_inclusion(nodes, index, checkpoint.size)
+            return found if merkle.included(leaf, index, checkpoint.size, found, checkpoint.root) else None
+
+        try:
+            if found := leads(tiles.nodes_over(self.tile, checkpoint.size)):
+                return found
+        except (Incomplete, IndexError, ValueError):
+            pass  # tiles are a cache
+        self.edge(checkpoint)
+        leaves = [merkle.leaf_hash(self.entry(i)) for i in range(checkpoint.size)]
+        found = leads(lambda height, i: merkle.subtree(leaves[i << height : (i + 1) << height]))
+        if found is None:
+            raise Forged(f"ledger/entries/{index}: not in the tree of ledger/checkpoints/{checkpoint.size}", _DOUBT)
+        return found
 
     def latest(self, tip: int) -> Checkpoint | None:
         """The largest good checkpoint of at most ``tip`` entries; those that are not good are passed over."""
@@ -101,7 +127,7 @@ class Ledger:
         if checkpoint is None:
             return tiles.Edge()
         try:
-            edge = tiles.Edge.read(checkpoint.size, self._tile)
+            edge = tiles.Edge.read(checkpoint.size, self.tile)
             if edge.root == checkpoint.root:
                 return edge
         except (ValueError, Incomplete):
@@ -127,7 +153,7 @@ class Ledger:
                 f"ledger: rolled back: its latest checkpoint is of {have} entries; this home has verified one of {known.size}",
                 _DOUBT,
             )
-        nodes = tiles.nodes_over(self._tile, latest.size)
+        nodes = tiles.nodes_over(self.tile, latest.size)
         try:
             proof = merkle.prove_consistency(nodes, known.size, latest.size)
             if merkle.consistent(known.size, known.root, latest.size, latest.root, proof):
@@ -180,9 +206,6 @@ class Ledger:
     def _there(self, number: int) -> bool:
         return self.store.size(f"ledger/entries/{number}") is not None
 
-    def _tile(self, level: int, number: int, width: int) -> bytes:
-        return self.store.get(f"ledger/{tiles.tile_path(level, number, width)}", 0, 32 * tiles.WIDTH + 1)
-
     def _waiting(self) -> list[str]:
         done = set(self.store.children("ledger/sequenced"))
         return sorted(name for name in self.store.children("ledger/inbox") if name not in done)
@@ -195,7 +218,7 @@ class _Writing:
         self._ledger = ledger
         self._store = ledger.store
         self._edge = edge
-        self._tiles: list[tuple[str, bytes]] = []
+        self.tiles: list[tuple[str, bytes]] = []
         self._digests: dict[str, int] = {}
 
     @property
@@ -206,7 +229,7 @@ class _Writing:
         """Take the next entry, which somebody else put; made durable, as a checkpoint will say that it is there."""
         name = f"ledger/entries/{self.size}"
         self._store.settle(name)
-        data = self._store.get(name)
+        data = self._ledger.entry(self.size)
         self._take(data)
         return data
 
@@ -233,7 +256,7 @@ class _Writing:
         for digest, number in self._digests.items():
             if self._store.size(f"ledger/inbox/{digest}") is not None:
                 self._cache(f"sequenced/{digest}", str(number).encode())
-        for name, data in self._tiles:
+        for name, data in self.tiles:
             self._cache(name, data)
         for name, data in self._edge.partial():
             self._cache(name, data)
@@ -258,11 +281,11 @@ class _Writing:
     def _take(self, data: bytes) -> None:
         number = self.size
         self._digests.setdefault(hashlib.sha256(data).hexdigest(), number)
-        self._tiles += self._edge.add(merkle.leaf_hash(data))
+        self.tiles += self._edge.add(merkle.leaf_hash(data))
         if self.size % tiles.WIDTH == 0:
             first = self.size - tiles.WIDTH
             whole = tiles.bundle([self._ledger.entry(i) for i in range(first, self.size)])
-            self._tiles.append((tiles.bundle_path(first // tiles.WIDTH), whole))
+            self.tiles.append((tiles.bundle_path(first // tiles.WIDTH), whole))
 
     def _cache(self, name: str, data: bytes) -> None:
         """Put what is a function of the entries; where something else has the name, it is junk, and verification says so."""

@@ -1,0 +1,394 @@
+"""Verify a whole ledger: its tree, every entry and checkpoint, and what others saw of it (docs/spec/ledger.md, section 9).
+
+Entries and checkpoints are read and their signatures verified by processes side by side, in chunks; what depends on other
+entries, the tree, the times and the repetitions, is judged here in their order, and of each entry little is kept.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from dumpvault.errors import Forged, Incomplete, VaultError
+from dumpvault.flows.custody import Custody
+from dumpvault.flows.ledger_rows import CHECKPOINT, Chunks, Row, read_all
+from dumpvault.formats import merkle, tiles
+from dumpvault.formats.checkpoint import Checkpoint
+
+__all__ = ["Audit", "Seen", "Step", "audit"]
+
+#: Seconds by which clocks may disagree before it is said.
+_SLACK = 24 * 3600
+_CHANGED = (
+    "The store was changed, or an older copy put in its place. Keep what you have of it, and ask who can write there."
+)
+
+State = Literal["held", "failed", "missing", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of section 9, by its number there."""
+
+    number: int
+    title: str
+    state: State
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A checkpoint that somebody kept, and who: this home, or an auditor's file."""
+
+    by: str
+    checkpoint: Checkpoint
+
+
+@dataclass(slots=True)
+class Audit:
+    """What was found. ``flags`` are entries that do not count, ``doubts`` those that count at a time not to be believed.
+
+    ``others`` are objects that nobody needs to believe: checkpoints and cosignatures that are not good, junk in caches.
+    """
+
+    origin: str
+    size: int
+    #: The latest good checkpoint, and the bytes of its note.
+    checkpoint: Checkpoint | None = None
+    note: bytes = b""
+    steps: list[Step] = field(default_factory=list)
+    findings: list[VaultError] = field(default_factory=list)
+    flags: dict[int, str] = field(default_factory=dict)
+    doubts: dict[int, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    #: Entries that wait for a number.
+    waiting: int = 0
+    #: By size of a checkpoint: who cosigned it, and when.
+    cosigned: dict[int, list[tuple[str, datetime]]] = field(default_factory=dict)
+    _anchors: array[int] = field(default_factory=lambda: array("q"))
+
+    @property
+    def uncovered(self) -> int:
+        """How many entries no checkpoint covers yet."""
+        return self.size - (self.checkpoint.size if self.checkpoint else 0)
+
+    @property
+    def verdict(self) -> Literal["intact", "incomplete", "failed"]:
+        if not self.findings:
+            return "intact"
+        return "failed" if any(isinstance(finding, Forged) for finding in self.findings) else "incomplete"
+
+    @property
+    def exit_code(self) -> int:
+        return {"intact": 0, "incomplete": 3, "failed": 10}[self.verdict]
+
+    def anchor(self, number: int) -> datetime | None:
+        """A time by which somebody else had seen the entry (section 6)."""
+        at = self._anchors[number]
+        return datetime.fromtimestamp(at, UTC) if at >= 0 else None
+
+
+def audit(
+    custody: Custody,
+    kept: list[Seen],
+    moment: datetime,
+    jobs: int | None = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> Audit:
+    """Carry out section 9; ``kept`` are the checkpoints that the ledger must continue. Raises only where the store fails."""
+    return _Audit(custody, kept, moment).carry_out(jobs or os.cpu_count() or 1, progress)
+
+
+class _Audit:
+    """One audit at work."""
+
+    def __init__(self, custody: Custody, kept: list[Seen], moment: datetime) -> None:
+        self._custody = custody
+        self._ledger = custody.ledger
+        self._store = custody.ledger.store
+        self._kept = kept
+        self._moment = moment
+        children = self._store.children
+        self._numbers = {int(name) for name in children("ledger/entries") if _is_number(name)}
+        self._sizes = {int(name) for name in children("ledger/checkpoints") if _is_number(name)}
+        self._there = 0
+        while self._there in self._numbers:
+            self._there += 1
+        self._roots = bytearray(merkle.EMPTY)
+        self._good: dict[int, bytes] = {}
+        self._times, self._seen = array("q"), array("q")
+        self._keys: list[tuple[int, ...]] = []
+        self._bounded: set[int] = set()
+        self._collected: set[int] = set()
+        self._serials: set[int] = set()
+        self._forked: list[VaultError] = []
+        self.found = Audit(self._ledger.origin, self._there)
+
+    def carry_out(self, jobs: int, progress: Callable[[int, int | None], None]) -> Audit:
+        found, edge, peaks = self.found, tiles.Edge(), _Peaks()
+        self._step(1, "ledger.json", "held", found.origin)
+        number = 0
+        for rows, checkpoints in read_all(Chunks(self._custody, self._sizes), self._there, jobs):
+            for row in rows:
+                if row is None:  # it was there when the names were read
+                    raise Incomplete(f"ledger/entries/{number}: gone while it was read", "Run it again.")
+                self._take(number, row)
+                for name, data in edge.add(row.leaf):
+                    self._cache(name, data)
+                self._roots += peaks.add(row.leaf)
+                number += 1
+            for size, root in checkpoints.items():
+                if isinstance(root, str):
+                    found.others.append(root)
+                else:
+                    self._good[size] = root
+            progress(number, self._there)
+        self._bundles()
+        self._checkpoints()
+        self._complete()
+        self._tree()
+        self._anchor()
+        self._entries()
+        self._continued()
+        self._witnessed()
+        self._caches(edge)
+        return found
+
+    def _step(self, number: int, title: str, state: State, note: str = "") -> None:
+        self.found.steps.append(Step(number, title, state, note))
+
+    def _finding(self, error: VaultError) -> None:
+        self.found.findings.append(error)
+
+    def _root(self, size: int) -> bytes:
+        return bytes(self._roots[32 * size : 32 * size + 32])
+
+    def _take(self, number: int, row: Row) -> None:
+        """What an entry says by itself, and whether it repeats another."""
+        flag = row.flag
+        if not flag and row.serial in self._serials:
+            flag = f"ledger/entries/{number}: it is there already, under a smaller number"
+        self._times.append(row.time)
+        self._seen.append(row.seen[0] if row.seen and not flag else 0)
+        self._keys.append(row.keys)
+        if flag:
+            self.found.flags[number] = flag
+            return
+        self._serials.add(row.serial)
+        if row.bounded:
+            self._bounded.add(number)
+        if row.collected:
+            self._collected.add(number)
+        if row.seen:
+            size, root = row.seen
+            if size > number or self._root(size) != root:
+                self._forked.append(
+                    Forged(
+                        f"ledger/entries/{number}: forked: its actor had verified another tree of {size} entries",
+                        _CHANGED,
+                    )
+                )
+
+    def _checkpoints(self) -> None:
+        found = self.found
+        beyond = sorted(size for size in self._sizes if size > self._there)
+        for size in beyond:
+            name = f"ledger/checkpoints/{size}"
+            try:
+                checkpoint, _ = Checkpoint.verified(
+                    self._store.get(name, 0, CHECKPOINT), found.origin, self._ledger.logs, name
+                )
+            except VaultError as error:
+                found.others.append(error.message)
+                continue
+            if checkpoint.size != size:
+                found.others.append(f"{name}: it is of {checkpoint.size} entries")
+                continue
+            self._finding(
+                Forged(f"truncated: a log's key signed {name}, and entry {self._there} is not there", _CHANGED)
+            )
+        wrong = sorted(size for size, root in self._good.items() if root != self._root(size))
+        if wrong:
+            right = max((size for size, root in self._good.items() if root == self._root(size)), default=0)
+            first = next((size for size in wrong if size > right), wrong[0])
+            of = f"entry {right} is" if first == right + 1 else f"one of the entries {right} to {first - 1} is"
+            self._finding(
+                Forged(
+                    f"rewritten: {of if first > right else f'ledger/checkpoints/{first} says that one of its entries is'} "
+                    f"not what a log's key signed, by ledger/checkpoints/{first}",
+                    _CHANGED,
+                )
+            )
+        held = [size for size, root in self._good.items() if root == self._root(size)]
+        if held:
+            size = max(held)
+            found.checkpoint = Checkpoint(found.origin, size, self._root(size))
+            found.note = self._store.get(f"ledger/checkpoints/{size}", 0, CHECKPOINT)
+            self._step(
+                2,
+                "checkpoints",
+                "failed" if wrong or found.findings else "held",
+                f"{len(held)}, the latest of {size} entries",
+            )
+        elif not found.findings:
+            self._finding(
+                Incomplete(
+                    f"ledger {found.origin}: no checkpoint by a log's key that is trusted here",
+                    "Its entries prove no order. Import the log's key with role log, or let 'dumpvault custody sequence' sign.",
+                )
+            )
+            self._step(2, "checkpoints", "missing")
+        else:
+            self._step(2, "checkpoints", "failed")
+
+    def _complete(self) -> None:
+        gap = sorted(number for number in self._numbers if number > self._there)
+        if gap:
+            self._finding(Forged(f"truncated: ledger/entries/{self._there} is gone, and {gap[0]} is there", _CHANGED))
+        truncated = any(finding.message.startswith("truncated") for finding in self.found.findings)
+        note = f"{self._there}" + (f", {self.found.uncovered} not covered yet" if self.found.uncovered else "")
+        self._step(3, "all entries", "missing" if truncated else "held", note)
+
+    def _tree(self) -> None:
+        rewritten = any(finding.message.startswith("rewritten") for finding in self.found.findings)
+        state: State = "failed" if rewritten else "held" if self.found.checkpoint else "skipped"
+        self._step(4, "tree", state, self._root(self._there).hex()[:16])
+
+    def _anchor(self) -> None:
+        """Section 6, from the last entry back: who of others had seen an entry, by when; and what that says of it."""
+        found, keys, count = self.found, self._custody.trust.keys, self._there
+        found._anchors = array("q", [-1]) * count
+        waiting: list[tuple[int, int, int]] = []
+        for size, root in self._good.items():
+            if root == self._root(size) and self._store_has_cosignatures:
+                told = self._custody.cosigned(Checkpoint(found.origin, size, root))
+                if told:
+                    found.cosigned[size] = told
+                    when = min(int(at.timestamp()) for _, at in told)
+                    heapq.heappush(waiting, (-size, when, -1))
+        best: list[tuple[int, int]] = []  # earliest times, of two different keys at most
+        for number in range(count - 1, -1, -1):
+            while waiting and -waiting[0][0] > number:
+                _, when, key = heapq.heappop(waiting)
+                best = _earliest([*best, (when, key)])
+            mine = self._keys[number][0] if self._keys[number] else -2
+            anchor = next((when for when, key in best if key != mine), -1)
+            found._anchors[number] = anchor
+            if number in found.flags:
+                continue
+            at = self._moment if anchor < 0 else min(self._moment, datetime.fromtimestamp(anchor, UTC))
+            if number in self._bounded and all(why := [keys[k].outside(at) for k in self._keys[number]]):
+                found.flags[number] = f"ledger/entries/{number}: {keys[mine].principal} {why[0]}"
+                continue
+            if (size := self._seen[number]) and self._times[number] <= int(self._moment.timestamp()) + _SLACK:
+                heapq.heappush(waiting, (-size, self._times[number], mine))
+
+    @property
+    def _store_has_cosignatures(self) -> bool:
+        return next(iter(self._store.children("ledger/cosignatures")), None) is not None
+
+    def _entries(self) -> None:
+        found, latest, now = self.found, 0, int(self._moment.timestamp())
+        for number in range(self._there):
+            if number in found.flags:
+                continue
+            time, anchor = self._times[number], found._anchors[number]
+            if time > now + _SLACK or (anchor >= 0 and time > anchor + _SLACK):
+                found.doubts[number] = "post-dated: others had seen it before the time that it names"
+            elif time < latest - _SLACK and number not in self._collected:
+                found.doubts[number] = "back-dated: entries before it name later times"
+            else:
+                latest = max(latest, time)
+        for finding in self._forked:
+            self._finding(finding)
+        counted = self._there - len(found.flags)
+        told = [f"{counted} count"] + [
+            f"{len(n)} {word}" for n, word in ((found.flags, "flagged"), (found.doubts, "of doubtful time")) if n
+        ]
+        self._step(5, "every entry", "failed" if self._forked else "held", ", ".join(told))
+
+    def _continued(self) -> None:
+        state: State = "held" if self._kept else "skipped"
+        for seen in self._kept:
+            error, known = None, seen.checkpoint
+            have = self.found.checkpoint.size if self.found.checkpoint else 0
+            if known.origin != self.found.origin:
+                error = f"another ledger: {seen.by} is of {known.origin}"
+            elif known.size > self._there:
+                error = f"rolled back: {seen.by} is of {known.size} entries, and {self._there} are here"
+            elif self._root(known.size) != known.root:
+                error = f"forked: {seen.by} is of other {known.size} entries than are here"
+            elif known.size > have:
+                error = f"rolled back: {seen.by} is of {known.size} entries, and the latest checkpoint is of {have}"
+            if error:
+                state = "failed"
+                self._finding(Forged(error, _CHANGED))
+        self._step(6, "continues", state, ", ".join(f"{seen.by} of {seen.checkpoint.size}" for seen in self._kept))
+
+    def _witnessed(self) -> None:
+        found = self.found
+        for folder in sorted(self._store.children("ledger/cosignatures")):
+            there = len(list(self._store.children(f"ledger/cosignatures/{folder}")))
+            good = len(found.cosigned.get(int(folder), ())) if _is_number(folder) else 0
+            if good < there:
+                found.others.append(f"ledger/cosignatures/{folder}: {there - good} of {there} prove nothing here")
+        told = [f"{who} up to {size}" for size, both in sorted(found.cosigned.items())[-4:] for who, _ in both]
+        self._step(7, "witnesses", "held" if told else "skipped", ", ".join(told))
+
+    def _bundles(self) -> None:
+        for number in range(self._there // tiles.WIDTH):
+            name = tiles.bundle_path(number)
+            if self._store.size(f"ledger/{name}") is not None:
+                first = number * tiles.WIDTH
+                self._cache(name, tiles.bundle([self._ledger.entry(i) for i in range(first, first + tiles.WIDTH)]))
+
+    def _cache(self, name: str, data: bytes) -> None:
+        size = self._store.size(f"ledger/{name}")
+        if size is not None and (size != len(data) or self._store.get(f"ledger/{name}") != data):
+            self.found.others.append(f"ledger/{name}: junk: not what the entries make")
+
+    def _caches(self, edge: tiles.Edge) -> None:
+        if self.found.checkpoint and self.found.checkpoint.size == edge.size:
+            for name, data in edge.partial():
+                self._cache(name, data)
+        done = set(self._store.children("ledger/sequenced"))
+        self.found.waiting = sum(name not in done for name in self._store.children("ledger/inbox"))
+        junk = sum(": junk: " in other for other in self.found.others)
+        self._step(8, "caches", "held", f"{junk} junk, as a cache may be" if junk else "")
+
+
+class _Peaks:
+    """The root of a tree as it grows, from its perfect subtrees alone."""
+
+    def __init__(self) -> None:
+        self._peaks: list[tuple[int, bytes]] = []
+
+    def add(self, leaf: bytes) -> bytes:
+        """The root with one more leaf."""
+        peaks, height = self._peaks, 0
+        while peaks and peaks[-1][0] == height:
+            leaf = merkle.node_hash(peaks.pop()[1], leaf)
+            height += 1
+        peaks.append((height, leaf))
+        root = leaf
+        for _, peak in reversed(peaks[:-1]):
+            root = merkle.node_hash(peak, root)
+        return root
+
+
+def _earliest(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The two earliest that are of different keys: what an entry by any key may be held against."""
+    found: list[tuple[int, int]] = []
+    for when, key in sorted(times):
+        if all(key != other for _, other in found):
+            found.append((when, key))
+    return found[:2]
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and (name == "0" or name[0] != "0") and len(name) < 14
