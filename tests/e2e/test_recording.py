@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,15 @@ from unittest import mock
 
 import pytest
 
-from dumpvault.errors import Forged, StoreFailed
 from dumpvault.flows import unlocking
-from dumpvault.formats.policy_facts import Custody
 from dumpvault.stages.store import open_store
 from support.command import Home, make_home, seal
 from support.enforcement import changed, shipped_text
-from support.ledgers import PlainLedger, entries, kinds, stated, traced
+from support.ledgers import entries, kinds, traced, unwritable
 from support.logged import LINES, logged_core
 from support.words import clean
 
 WHY = ("--reason", "it died", "--ticket", "INC-7")
-READ_ONLY = StoreFailed("store: read-only file system", "Mount it so that it can be written.")
 
 
 @dataclass(frozen=True)
@@ -72,20 +70,35 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 @pytest.fixture(autouse=True)
-def ledger(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[PlainLedger]]:
-    """A ledger in the store, used through what stands in for ``flows.custody``; a class of its own for each test."""
-
-    class Ledger(PlainLedger):
-        pass
-
-    module = types.ModuleType("dumpvault.flows.custody")
-    module.Custody = Ledger  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "dumpvault.flows.custody", module)
-    place = scene.home.path / "store/ledger/ledger.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text("{}")
-    yield Ledger
+def no_copy(scene: Scene) -> Iterator[None]:
+    yield
     (scene.home.path / "copy").unlink(missing_ok=True)
+
+
+@contextmanager
+def moved_away(path: Path) -> Iterator[None]:
+    """Within, ``path`` is not there."""
+    aside = path.with_name(f"{path.name}.aside")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+
+
+def without_ledger(scene: Scene) -> AbstractContextManager[object]:
+    """A store that never had one, to this home."""
+    stack = ExitStack()
+    stack.enter_context(moved_away(scene.home.path / "store/ledger"))
+    stack.enter_context(moved_away(scene.home.path / "ledgers"))
+    return stack
+
+
+def without_actor(scene: Scene) -> AbstractContextManager[object]:
+    """A home that has no key to sign entries with."""
+    (key,) = (scene.home.path / "private").glob("*_*.key")
+    return moved_away(key)
 
 
 def opening(scene: Scene, command: str, *more: object) -> list[object]:
@@ -113,9 +126,11 @@ def test_opened_then_keys_then_plaintext_then_closed(scene: Scene, command: str)
     manifest = (scene.home.vaults / scene.vault / "manifest.dsse.json").read_bytes()
     name = f"vaults/{scene.vault}/manifest.dsse.json"
     digests = [hashlib.sha256(manifest).hexdigest(), hashlib.sha384(manifest).hexdigest()]
-    assert begun["subject"] == ended["subject"] == [name, *digests]
+    assert begun["subject"] == ended["subject"] == [name, digests[0]]
+    assert begun["sha384"] == ended["sha384"] == digests[1]
     assert begun["detail"] == {"how": command}
-    entry = scene.home.path / f"store/ledger/entries/{len(scene.entries()) - 2}"
+    last = max(int(path.name) for path in (scene.home.path / "store/ledger/entries").iterdir())
+    entry = scene.home.path / f"store/ledger/entries/{last - 1}"
     assert ended["detail"]["opened"] == hashlib.sha256(entry.read_bytes()).hexdigest()
     sealed = sum(path.stat().st_size for path in (scene.home.vaults / scene.vault / "regions").rglob("*.sealed"))
     assert 0 < int(ended["detail"]["bytes"]) <= sealed
@@ -196,20 +211,19 @@ def test_verify_records_its_verdict(scene: Scene) -> None:
     assert scene.entries()[-1]["detail"] == {"verdict": "intact"}
 
 
-@pytest.mark.parametrize("what", ["no ledger", "unusable", "unwritable"])
+_CANNOT: dict[str, Callable[[Scene], AbstractContextManager[object]]] = {
+    "no ledger": without_ledger, "no actor": without_actor, "unwritable": lambda scene: unwritable(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", _CANNOT)
 @pytest.mark.parametrize("required", [True, False])
-def test_what_cannot_be_recorded(scene: Scene, ledger: type[PlainLedger], what: str, *, required: bool) -> None:
+def test_what_cannot_be_recorded(scene: Scene, what: str, *, required: bool) -> None:
     """Refused with nothing decrypted where the policy requires it; else done, and told of unless there is no ledger."""
-    if what == "no ledger":
-        (scene.home.path / "store/ledger/ledger.json").unlink()
-    elif what == "unusable":
-        ledger.unusable = READ_ONLY
-    else:
-        ledger.unwritable = READ_ONLY
     policy = scene.policy(required="true" if required else "false")
     before = len(scene.entries())
     for command in ("open", "dmesg"):
-        with traced() as steps:
+        with traced() as steps, _CANNOT[what](scene):
             ran = scene.home.call(*opening(scene, command, "--policy", policy))
         said = clean(ran)
         if required:
@@ -228,13 +242,12 @@ def test_what_cannot_be_recorded(scene: Scene, ledger: type[PlainLedger], what: 
 
 
 @pytest.mark.parametrize("required", ["true", "false"])
-def test_officers_and_custodians_are_refused_alike(scene: Scene, ledger: type[PlainLedger], required: str) -> None:
+def test_officers_and_custodians_are_refused_alike(scene: Scene, required: str) -> None:
     """By the policy that this site names for the host; the vault is as it was, and no request stays open."""
     policy = scene.policy(required=required)
     config = scene.home.path / "config.toml"
     before = config.read_text()
     config.write_text(f'[policies]\n"*" = "{policy}"\n')
-    ledger.unwritable = READ_ONLY
     vault = seal(scene.home, scene.vmcore)
     objects = {path: path.read_bytes() for path in (scene.home.vaults / vault).rglob("*") if path.is_file()}
     out = scene.home.path / f"out-{required}"
@@ -244,7 +257,7 @@ def test_officers_and_custodians_are_refused_alike(scene: Scene, ledger: type[Pl
             ("shred", vault, "--reason", "x", "--regions", "0", "--yes", "-o", f"{out}-shred"),
             ("request", scene.shared, "--reason", "x", "-o", f"{out}-request"),
         ):  # fmt: skip
-            with traced() as steps:
+            with traced() as steps, unwritable():
                 signer = "analyst-s" if words[0] == "request" else "officer-s"
                 ran = scene.home.call(*words, "--signer", signer)
             assert ran.code == (11 if required == "true" else 0), clean(ran)
@@ -257,28 +270,69 @@ def test_officers_and_custodians_are_refused_alike(scene: Scene, ledger: type[Pl
         assert {p: p.read_bytes() for p in (scene.home.vaults / vault).rglob("*") if p.is_file()} == objects
 
 
-@pytest.mark.parametrize("where", ["unusable", "unwritable"])
+def rolled_back(root: Path) -> None:
+    checkpoints = sorted((root / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    checkpoints[-1].unlink()
+
+
+def truncated(root: Path) -> None:
+    entries = sorted((root / "entries").iterdir(), key=lambda path: int(path.name))
+    entries[-1].unlink()
+
+
+def exchanged(root: Path) -> None:
+    path = root / "ledger.json"
+    path.write_text(path.read_text().replace('"ledger-', '"another-'))
+
+
+@pytest.mark.parametrize("change", [rolled_back, truncated, exchanged, shutil.rmtree], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("required", ["true", "false"])
 def test_a_ledger_that_is_not_what_it_was_is_always_refused(
-    scene: Scene, ledger: type[PlainLedger], where: str
+    scene: Scene, change: Callable[[Path], None], required: str
 ) -> None:
-    setattr(ledger, where, Forged("the ledger was rolled back", "Nothing was opened."))
-    for more in ((), ("--policy", scene.policy(required="false"))):
-        with traced() as steps:
-            ran = scene.home.call(*opening(scene, "open", *more))
-        assert (ran.code, steps.count("unwrap"), (scene.home.path / "copy").exists()) == (10, 0, False), clean(ran)
+    root = scene.home.path / "store/ledger"
+    assert scene.home.call(*opening(scene, "dmesg")).code == 0
+    policy = scene.policy(required=required)
+    with moved_away(root):
+        shutil.copytree(root.with_name("ledger.aside"), root)
+        change(root)
+        for words in (
+            opening(scene, "open", "--policy", policy),
+            ["rewrap", scene.vault, "--add", "vendor", "--signer", "officer-s"],
+        ):
+            with traced() as steps:
+                ran = scene.home.call(*words)
+            assert (ran.code, steps, (scene.home.path / "copy").exists()) == (10, [], False), clean(ran)
+    assert scene.home.call(*opening(scene, "open", "--policy", policy)).code == 0
 
 
-def test_anchors_at_opening(scene: Scene, ledger: type[PlainLedger]) -> None:
-    policy = scene.policy(anchor='"witness"')
-    for known, code in (
-        (Custody("", 0, None, frozenset([1]), frozenset()), 11), (Custody("", 0, None, frozenset([1]), frozenset([1])), 0),
-        (Custody(), 11), (Custody("", 0, (1, 0), frozenset([1]), frozenset([1])), 11),
-    ):  # fmt: skip
-        ledger.known = known
+def test_anchors_at_opening(scene: Scene) -> None:
+    """Nothing covers the manifest; then a checkpoint does; then a witness has cosigned one from before the first opening."""
+    vault = seal(scene.home, scene.vmcore)
+    policies = {}
+    for anchor in ("checkpoint", "witness"):
+        policies[anchor] = scene.policy(anchor=f'"{anchor}"').rename(scene.home.path / f"{anchor}.toml")
+
+    def ran(anchor: str) -> tuple[int, bool, bool]:
         with traced() as steps:
-            ran = scene.home.call(*opening(scene, "dmesg", "--policy", policy))
-        assert (ran.code, "custody.anchor" in clean(ran), bool(steps)) == (code, code == 11, code == 0), clean(ran)
-    assert scene.home.call("verify", scene.vault, "--policy", policy).code == 0
+            told = scene.home.call("dmesg", vault, "--json", "--policy", policies[anchor])
+        return told.code, "custody.anchor" in clean(told), bool(steps)
+
+    assert ran("checkpoint") == (11, True, False)
+    assert scene.home.call("custody", "sequence").code == 0
+    assert ran("witness") == (11, True, False)
+    assert scene.home.call("keys", "new", "signer", "eve", "--role", "witness", "--unprotected").code == 0
+    done = scene.home.call("custody", "witness")
+    assert done.code == 0, clean(done)
+    for _ in range(2):
+        assert ran("witness") == (0, False, True)
+        assert ran("checkpoint") == (0, False, True)
+    # What was opened before anybody vouched for it is not mended by a witness who comes later.
+    late = seal(scene.home, scene.vmcore)
+    assert scene.home.call("dmesg", late, "--json").code == 0
+    assert scene.home.call("custody", "witness").code == 0
+    assert scene.home.call("dmesg", late, "--json", "--policy", policies["witness"]).code == 11
+    assert scene.home.call("verify", late, "--policy", policies["witness"]).code == 0
 
 
 def test_a_refused_opening_leaves_no_entry(scene: Scene) -> None:
@@ -307,13 +361,9 @@ def test_a_failed_opening_is_closed(scene: Scene) -> None:
 def test_killed_between_entry_and_opening(scene: Scene, tmp_path: Path) -> None:
     """The process is killed as the first key is to be unwrapped: the entry is there, and nothing else is."""
     script = f"""
-import os, signal, sys, types
+import os, signal, sys
 sys.path[:0] = {sys.path!r}
-from support.ledgers import PlainLedger
 from dumpvault.formats.kem import KemSuite
-module = types.ModuleType("dumpvault.flows.custody")
-module.Custody = PlainLedger
-sys.modules["dumpvault.flows.custody"] = module
 KemSuite.open = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 from dumpvault.cli import main
 main(["open", {scene.vault!r}, "-o", {str(tmp_path / "copy")!r}])
@@ -323,8 +373,7 @@ main(["open", {scene.vault!r}, "-o", {str(tmp_path / "copy")!r}])
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert [one["event"] for one in scene.entries()[before:]] == ["opened"]
     assert os.listdir(tmp_path) == []
-    data = (scene.home.path / f"store/ledger/entries/{before}").read_bytes()
-    assert stated(data)["detail"] == {"how": "open"}
+    assert scene.entries()[before]["detail"] == {"how": "open"}
 
 
 def test_a_purpose_is_not_needed(scene: Scene) -> None:
@@ -332,16 +381,10 @@ def test_a_purpose_is_not_needed(scene: Scene) -> None:
     assert scene.last(2) == [("opened", "analyst", None, None), ("closed", "analyst", None, None)]
 
 
-def test_nothing_is_lost_where_closing_cannot_be_recorded(scene: Scene, ledger: type[PlainLedger]) -> None:
+def test_nothing_is_lost_where_closing_cannot_be_recorded(scene: Scene) -> None:
     """What was opened stays opened; that its end is not recorded is told."""
-    real = ledger.record
-
-    def once(self: PlainLedger, **fields: Any) -> Any:
-        entry = real(self, **fields)
-        ledger.unwritable = READ_ONLY
-        return entry
-
-    with mock.patch.object(ledger, "record", once):
+    assert scene.home.call("custody", "sequence").code == 0
+    with unwritable(after=1):
         ran = scene.home.call(*opening(scene, "open", "--policy", scene.policy(required="true")))
     assert ran.code == 0, clean(ran)
     assert "ledger" in clean(ran)

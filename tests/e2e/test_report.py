@@ -102,7 +102,7 @@ def test_a_page_of_an_intact_vault(case: Case, tmp_path: Path) -> None:
     text = out.read_text()
     page = well_formed(text)
     assert len([s for s in page.all("svg") if s.get("role") == "img"]) == 3
-    for words in ("Intact", "Not known", "analyst, bob", "1 of", "All 30 rules", "That the regions open", "shredded"):
+    for words in ("Intact", "Not known", "analyst, bob", "1 of", "All 32 rules", "That the regions open", "shredded"):
         assert words in text
     again = case.call("report", "-o", out)
     assert again.code == 1
@@ -125,7 +125,7 @@ def test_json_says_the_same(case: Case) -> None:
     ]
     assert [e["index"] for e in vault["custody"]["entries"]] == list(range(5))
     assert (vault["custody"]["ledger"], vault["timestamps"]["state"]) == ("not given", "not given")
-    assert len(vault["policy"]["rules"]) == 30
+    assert len(vault["policy"]["rules"]) == 32
     assert [s["number"] for s in vault["steps"]] == list(range(1, 11))
     lanes = {lane["key"]: lane for lane in vault["memory"]["lanes"]}
     assert vault["memory"]["axis"] == "physical"

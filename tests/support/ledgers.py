@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from dumpvault.errors import VaultError
-from dumpvault.flows.site import Site
+from dumpvault.errors import StoreFailed
 from dumpvault.formats import keybag
-from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.kem import KemSuite
-from dumpvault.formats.policy_facts import Custody
 from dumpvault.model import Store
 from dumpvault.stages.store.local import LocalStore
 
-__all__ = ["PlainLedger", "entries", "kinds", "stated", "traced"]
+__all__ = ["entries", "kinds", "stated", "traced", "unwritable"]
 
 
 @contextmanager
@@ -40,7 +35,8 @@ def traced() -> Iterator[list[str]]:
 
     def put(_store: LocalStore, name: str, data: bytes) -> str:
         if "ledger/entries/" in name:
-            return f"entry {stated(data)['event']}"
+            event = stated(data)["event"]
+            return "" if event == "collected" else f"entry {event}"
         return f"put {name.split('/')[2]}" if name.startswith("vaults/") else ""
 
     def get(_store: LocalStore, name: str, *_: object) -> str:
@@ -57,8 +53,9 @@ def traced() -> Iterator[list[str]]:
 
 def stated(data: bytes) -> dict[str, Any]:
     """What an entry's bytes state."""
-    predicate: dict[str, Any] = json.loads(base64.b64decode(json.loads(data)["payload"]))["predicate"]
-    return predicate
+    statement = json.loads(base64.b64decode(json.loads(data)["payload"]))
+    (subject,) = statement["subject"]
+    return {**statement["predicate"], "subject": [subject["name"], subject["digest"]["sha256"]]}
 
 
 def kinds(steps: list[str]) -> list[str]:
@@ -66,47 +63,24 @@ def kinds(steps: list[str]) -> list[str]:
     return [step for i, step in enumerate(steps) if i == 0 or steps[i - 1] != step]
 
 
-@dataclass(frozen=True)
-class Appended:
-    index: int
-    digest: str
+@contextmanager
+def unwritable(after: int = 0) -> Iterator[None]:
+    """Within, no entry can be put after the first ``after``: as on a medium that has become read-only."""
+    real, left = LocalStore.put, after
 
+    def put(store: LocalStore, name: str, data: bytes) -> None:
+        nonlocal left
+        if name.startswith("ledger/entries/"):
+            left -= 1
+            if left < 0:
+                raise StoreFailed(f"{name}: read-only file system", "Mount it so that it can be written.")
+        real(store, name, data)
 
-class PlainLedger:
-    """In the place of ``flows.custody.Custody``: entries without signatures, tree or memory, in the order of their puts.
-
-    What is proved with it is when commands append, what they say, and what they do where they cannot.
-    """
-
-    #: What ``of`` and ``record`` raise, if anything, and what ``facts`` gives.
-    unusable: VaultError | None = None
-    unwritable: VaultError | None = None
-    known = Custody()
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    @classmethod
-    def of(cls, _site: Site, store: Store, _trust: AllowedSigners) -> PlainLedger | None:
-        if cls.unusable:
-            raise cls.unusable
-        return cls(store) if store.size("ledger/ledger.json") is not None else None
-
-    def record(self, *, event: str, from_: str | None = None, **fields: Any) -> Appended:
-        if self.unwritable:
-            raise self.unwritable
-        index = len(entries(self._store))
-        predicate = {"event": event, "from": from_, **fields}
-        payload = base64.b64encode(json.dumps({"predicate": predicate}).encode()).decode()
-        data = json.dumps({"payload": payload}).encode()
-        self._store.put(f"ledger/entries/{index}", data)
-        return Appended(index, hashlib.sha256(data).hexdigest())
-
-    def facts(self, _vault: str, _manifest: str) -> Custody:
-        return self.known
+    with mock.patch.object(LocalStore, "put", put):
+        yield
 
 
 def entries(store: Store) -> list[dict[str, Any]]:
-    """What the entries state, in their order."""
+    """What the entries of commands state, in their order: without those that collectors put."""
     names = sorted(store.list("ledger/entries"), key=lambda name: int(name.rpartition("/")[2]))
-    return [stated(store.get(name)) for name in names]
+    return [one for name in names if (one := stated(store.get(name)))["event"] != "collected"]
