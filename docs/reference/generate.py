@@ -14,7 +14,7 @@ from dumpvault.cli import cli
 from dumpvault.formats.rules import RULES
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from support import enforcement
+from support import enforcement, tampered
 
 HEAD = """\
 # Commands
@@ -65,7 +65,12 @@ def rules() -> str:
 
 def pages() -> dict[str, str]:
     """Every written page, by its path below this folder."""
-    return {"commands.md": render(), "policies/rules.md": rules(), "policies/enforcement.md": enforcement.render()}
+    return {
+        "commands.md": render(),
+        "policies/rules.md": rules(),
+        "policies/enforcement.md": enforcement.render(),
+        "tampering.md": tampered.render(),
+    }
 
 
 if __name__ == "__main__":

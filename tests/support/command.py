@@ -67,11 +67,11 @@ class Home:
         return self.path / "store" / "vaults"
 
 
-def make_home(path: Path) -> Home:
-    """A site with a recipient ``analyst`` and a signer ``collector``."""
+def make_home(path: Path, actor: str | None = None) -> Home:
+    """A site with a recipient ``analyst`` and a signer ``collector``; ``actor`` names the key of its entries."""
     home = Home(path)
     for arguments in (
-        ("init",),
+        ("init", *(("--actor", actor) if actor else ())),
         ("keys", "new", "recipient", "analyst", "--unprotected"),
         ("keys", "new", "signer", "collector", "--unprotected"),
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,6 +11,7 @@ from dumpvault.errors import PolicyRefused
 from dumpvault.formats.policy import Policy
 from dumpvault.formats.policy_facts import Custody, Found, Planned, Retrieval
 from dumpvault.formats.rules import RULES
+from dumpvault.formats.timestamp import Anchor
 from support.enforcement import (
     BREAKS,
     IMPOSSIBLE,
@@ -102,6 +103,7 @@ def test_destruction_waits() -> None:
     policies()[0].check_destruction(created, created)
 
 
+_STAMPED = datetime(2026, 11, 24, tzinfo=UTC)
 _GOOD = Custody("", 4, (9, 6), frozenset([4, 6, 12]), frozenset([6]))
 
 
@@ -123,14 +125,15 @@ _GOOD = Custody("", 4, (9, 6), frozenset([4, 6, 12]), frozenset([6]))
         ("witness", replace(_GOOD, opened=None, witnessed=frozenset([12])), ""),
         ("witness", replace(_GOOD, opened=None, witnessed=frozenset([4])), "cosignature"),
         ("witness", replace(_GOOD, witnessed=frozenset([12])), "from before the first opening"),
-        ("timestamp", replace(_GOOD, stamped=True), ""),
-        ("timestamp", _GOOD, "older than the first opening"),
+        ("timestamp", replace(_GOOD, opened_at=_STAMPED + timedelta(seconds=1)), ""),
+        ("timestamp", replace(_GOOD, opened=None), ""),
+        ("timestamp", replace(_GOOD, opened_at=_STAMPED), "older than the first opening, 2026"),
     ],
 )
 def test_anchors(anchor: str, custody: Custody, why: str) -> None:
     """Evidence in entry 4, opened first by entry 9, whose actor had seen checkpoint 6; then what changes that."""
     policy = Policy.parse("x", changed(shipped_text("baseline"), {"custody.anchor": f'"{anchor}"'}))
-    facts = replace(found(policy), custody=custody)
+    facts = replace(found(policy), custody=custody, anchors=[Anchor(_STAMPED, "an authority")])
     told = [one.why for one in policy.broken(facts)]
     assert len(told) == bool(why)
     assert all(why in one for one in told)

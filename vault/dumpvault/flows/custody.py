@@ -170,6 +170,7 @@ class Custody:
         self.check()
         evidence: int | None = None
         opened: tuple[int, int] | None = None
+        opened_at: datetime | None = None
         subject = f"{vault_prefix(vault)}/manifest.dsse.json"
         for number, judged in self.entries(vault):
             entry = judged.entry
@@ -178,6 +179,7 @@ class Custody:
                 evidence = number
             if opened is None and entry.event == "opened":
                 opened = (number, entry.seen.size if entry.seen else 0)
+                opened_at = jcs.from_time(entry.time)
         good, witnessed = set(), set()
         for size in sorted(map(int, filter(str.isdigit, self.ledger.store.children("ledger/checkpoints")))):
             if evidence is not None and size > evidence and (opened is None or size <= opened[0]):
@@ -192,7 +194,7 @@ class Custody:
                     good.add(size)
                     if self.cosigned(checkpoint):
                         witnessed.add(size)
-        return policy_facts.Custody("", evidence, opened, frozenset(good), frozenset(witnessed))
+        return policy_facts.Custody("", evidence, opened, frozenset(good), frozenset(witnessed), opened_at)
 
     def cosigned(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
         """Whose good cosignatures a checkpoint has, and of when. What does not verify proves nothing."""

@@ -271,11 +271,16 @@ def recorded(policy: Demands, found: Found) -> str:
 def anchored(policy: Demands, found: Found) -> str:
     """docs/spec/ledger.md, section 6: what was there before the first opening, or before the one that is about to be."""
     wanted, custody = policy["custody.anchor"], found.custody
-    if wanted is None or found.retrieval is None or (wanted == "timestamp" and custody.stamped):
+    if wanted is None or found.retrieval is None:
         return ""
     if wanted == "timestamp":
-        return "no timestamp over the manifest is known to be older than the first opening"
+        before = [one for one in found.anchors if custody.opened_at is None or one.time < custody.opened_at]
+        return "" if before else f"no good timestamp over the manifest is older than {_first_opening(custody)}"
     return _uncovered(custody, witnessed=wanted == "witness")
+
+
+def _first_opening(custody: Custody) -> str:
+    return f"the first opening, {custody.opened_at:%Y-%m-%d %H:%M:%SZ}" if custody.opened_at else "this opening"
 
 
 def _uncovered(custody: Custody, *, witnessed: bool) -> str:

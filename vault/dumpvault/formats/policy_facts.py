@@ -58,8 +58,7 @@ class Custody:
     the first entry that counts and has the manifest's digest, None where there is none. ``opened`` is the number of the
     first ``opened`` entry of the vault and the size of the checkpoint that its actor had seen (0: none); None where the
     vault was not opened before. ``checkpoints`` are the sizes of those that are good, ``witnessed`` of those among them
-    that have a good cosignature. ``stamped`` says that an RFC 3161 timestamp over the manifest, or over a checkpoint that
-    covers the evidence, is older than the first opening.
+    that have a good cosignature. ``opened_at`` is when the vault was first opened, by its actor's clock.
     """
 
     trouble: str = ""
@@ -67,7 +66,7 @@ class Custody:
     opened: tuple[int, int] | None = None
     checkpoints: frozenset[int] = frozenset()
     witnessed: frozenset[int] = frozenset()
-    stamped: bool = False
+    opened_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
