@@ -294,6 +294,7 @@ class _Audit:
 
     def _entries(self) -> None:
         found, latest, now = self.found, 0, int(self._moment.timestamp())
+        found.flags = dict(sorted(found.flags.items()))
         for number in range(self._there):
             if number in found.flags:
                 continue
