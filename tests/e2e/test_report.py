@@ -102,7 +102,15 @@ def test_a_page_of_an_intact_vault(case: Case, tmp_path: Path) -> None:
     text = out.read_text()
     page = well_formed(text)
     assert len([s for s in page.all("svg") if s.get("role") == "img"]) == 3
-    for words in ("Intact", "Not known", "analyst, bob", "1 of", "All 32 rules", "That the regions open", "shredded"):
+    for words in (
+        "Intact",
+        "Nobody who said so",
+        "analyst, bob",
+        "1 of",
+        "All 32 rules",
+        "That the regions open",
+        "shredded",
+    ):
         assert words in text
     again = case.call("report", "-o", out)
     assert again.code == 1
@@ -124,13 +132,46 @@ def test_json_says_the_same(case: Case) -> None:
         "shredded",
     ]
     assert [e["index"] for e in vault["custody"]["entries"]] == list(range(5))
-    assert (vault["custody"]["ledger"], vault["timestamps"]["state"]) == ("not given", "not given")
+    assert (vault["custody"]["ledger"], vault["timestamps"]["state"]) == ("verified", "not given")
     assert len(vault["policy"]["rules"]) == 32
     assert [s["number"] for s in vault["steps"]] == list(range(1, 11))
     lanes = {lane["key"]: lane for lane in vault["memory"]["lanes"]}
     assert vault["memory"]["axis"] == "physical"
     assert lanes["shredded"]["bytes"] == 2 << 19
     assert lanes["sealed"]["bytes"] == len(case.source) == vault["capture"]["points"][-1]["durable"]
+
+
+def test_a_store_without_a_ledger(case: Case, tmp_path: Path) -> None:
+    """What nobody kept is said to be not known, and no more than that."""
+    shutil.rmtree(case.home.path / "store/ledger")
+    shutil.rmtree(case.home.path / "ledgers")
+    ran = case.call("report", "-o", tmp_path / "report.html", "--json")
+    (vault,) = ran.json["vaults"]
+    assert (ran.code, vault["custody"]["ledger"], vault["answers"][3]["short"]) == (0, "not given", "Not known")
+    assert "No custody log was given" in (tmp_path / "report.html").read_text()
+
+
+def test_the_ledger_tells_who_opened(case: Case, tmp_path: Path) -> None:
+    """Openings with their reasons, escaped; a ledger that was changed makes the report fail, and says why."""
+    why = "<script>alert('INC-7')</script>"
+    assert case.call("open", "-o", tmp_path / "copy", "--partial", "--reason", why).code in (0, 3)
+    ran = case.call("report", "-o", tmp_path / "report.html", "--json")
+    (vault,) = ran.json["vaults"]
+    events = [one["event"] for one in vault["custody"]["entries"]]
+    assert events[-2:] == ["opened", "closed"]
+    assert events.count("rewrapped") == 1, "what the vault and the ledger both tell stands once"
+    assert "of sealed bytes read" in vault["custody"]["entries"][-1]["detail"]
+    assert (vault["answers"][3]["grade"], "1 openings" in vault["answers"][3]["text"]) == ("fact", True)
+    text = (tmp_path / "report.html").read_text()
+    well_formed(text)
+    assert "&lt;script&gt;alert(&#39;INC-7&#39;)&lt;/script&gt;" in text
+    entry = case.home.path / "store/ledger/entries/1"
+    entry.chmod(0o600)
+    entry.write_bytes(entry.read_bytes()[:-1])
+    ran = case.call("report", "-o", tmp_path / "after.html", "--json")
+    assert (ran.code, ran.json["vaults"][0]["custody"]["ledger"]) == (10, "failed")
+    assert "rewritten: " in (tmp_path / "after.html").read_text()
+    assert "verified" not in ran.json["vaults"][0]["answers"][3]["text"]
 
 
 @pytest.mark.parametrize("wrong", ["body", "missing", "header", "manifest"])

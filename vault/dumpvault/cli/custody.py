@@ -233,13 +233,13 @@ def _fields(entry: Entry) -> dict[str, object]:
 
 
 def _line(entry: Entry, principal: str) -> str:
-    detail = dict(entry.detail or {})
-    more = [f"{word} {detail[word]}" for word in ("how", "bytes", "regions", "verdict", "size") if word in detail]
-    more += [f"{word} {text}" for word, text in (("from", entry.from_), ("to", entry.to)) if text]
+    from dumpvault.flows.custody_told import words
+
+    more = [words(entry)]
     more += [f"({text})" for text in (entry.purpose, entry.ticket) if text]
     vault = (entry.vault or "the ledger")[:12]
-    words = f"{entry.time}  {vault:<12}  {entry.event:<9}  {principal} ({entry.role}, {entry.host})  {' '.join(more)}"
-    return output.printable(words).rstrip()
+    line = f"{entry.time}  {vault:<12}  {entry.event:<9}  {principal} ({entry.role}, {entry.host})  {' '.join(more)}"
+    return output.printable(line).rstrip()
 
 
 @custody_command.command(

@@ -10,6 +10,7 @@ from dumpvault import __version__
 from dumpvault.cli import output
 from dumpvault.cli.site import at_option, load_site, load_trust, policy_option
 from dumpvault.errors import Usage
+from dumpvault.flows.custody_told import read_ledger
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import claims, find_vault
 from dumpvault.flows.rendering import place_report, render, write_report
@@ -76,11 +77,12 @@ def report_command(
     place = site.store(None if store == _OF_SITE else store)
     chosen = [find_vault(place, vault)] if vault is not None else [claim.vault for claim in claims(place)]
     moment = at or datetime.now(UTC)
+    told = read_ledger(site, place, trust, moment)
     found = []
     with output.bar("verifying") as progress:
         for one in chosen:
             report = verify(place, one, trust, moment=moment, jobs=jobs, judge=Judge(site, policy), progress=progress)
-            found.append(vault_facts(report))
+            found.append(vault_facts(report, told(report)))
     facts = ReportFacts(
         made=jcs.to_time(datetime.now(UTC)),
         judged_at=jcs.to_time(moment),
@@ -97,7 +99,7 @@ def report_command(
     if as_json:
         output.print_json(facts.encode())
     elif path != "-":
-        for told in found:
-            click.echo(f"{told.vault}: {told.verdict}; {told.answers[1].short.lower()}")
+        for facts_of in found:
+            click.echo(f"{facts_of.vault}: {facts_of.verdict}; {facts_of.answers[1].short.lower()}")
     if facts.exit_code:
         raise click.exceptions.Exit(facts.exit_code)

@@ -235,6 +235,8 @@ class _Audit:
                 "failed" if wrong or found.findings else "held",
                 f"{len(held)}, the latest of {size} entries",
             )
+        elif not self._there and not self._numbers and not found.findings:
+            self._step(2, "checkpoints", "held", "none, and no entries")
         elif not found.findings:
             self._finding(
                 Incomplete(

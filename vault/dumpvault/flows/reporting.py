@@ -62,7 +62,7 @@ def vault_facts(report: Report, custody: Custody | None = None) -> VaultFacts:
     return VaultFacts(
         vault=report.vault,
         verdict=report.verdict,
-        exit_code=report.exit_code,
+        exit_code=10 if custody.ledger == "failed" else report.exit_code,
         host=header.host if header else None,
         created=header.created if header else None,
         size=report.examiner.totals.size if header else None,
@@ -216,8 +216,11 @@ def _did_open(custody: Custody) -> Answer:
             question, "unknown", "Not known", "No custody log was looked at, and opening leaves no trace in a vault."
         )
     who = sorted({entry.actor for entry in custody.openings})
-    text = f"By the custody log, {custody.ledger} up to entry {custody.size}: {len(custody.openings)} openings."
-    grade = "fact" if custody.ledger == "verified" else "bad"
+    count = len(custody.openings)
+    text = f"By the custody log, {custody.ledger} up to a checkpoint of {custody.size or 0} entries: {count} openings."
+    if not who:
+        text += " Whoever opened it with a key and without dumpvault left no entry."
+    grade = {"verified": "fact", "incomplete": "unknown"}.get(custody.ledger, "bad")
     return Answer(question, grade, ", ".join(who) or "Nobody who said so", text)  # type: ignore[arg-type]
 
 

@@ -107,7 +107,8 @@ def to_time(moment: datetime) -> str:
 
 
 def from_time(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    """A time as ``to_time`` writes it. Raises ``ValueError`` for no moment of the calendar."""
+    return datetime.fromisoformat(text)
 
 
 class Fields:

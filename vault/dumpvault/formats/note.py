@@ -20,6 +20,7 @@ __all__ = ["LIMIT", "LINES", "Line", "Note", "cosign", "key_id", "sign"]
 LIMIT = 16384
 LINES = 16
 SIGNATURE, COSIGNATURE = 1, 4
+_CONTROL = re.compile("[\0-\x09\x0b-\x1f]")
 _LINE = re.compile("— ([^ +\\s]+) ([A-Za-z0-9+/]+={0,2})")
 
 
@@ -68,7 +69,7 @@ class Note:
         except UnicodeDecodeError:
             whole = ""
         text, separator, rest = whole.rpartition("\n\n")
-        bad = not separator or not text or not rest.endswith("\n") or any(c < " " and c != "\n" for c in whole)
+        bad = not separator or not text or not rest.endswith("\n") or _CONTROL.search(whole)
         lines = rest[:-1].split("\n")
         if bad or len(lines) > LINES:
             raise Forged(

@@ -60,13 +60,15 @@ class CustodyEntry:
 
 @dataclass(frozen=True, slots=True)
 class Custody:
-    """``ledger`` says whether a custody log was looked at; ``size`` is that of the checkpoint it was verified up to.
+    """``ledger`` says what came of verifying the store's; ``size`` is that of the checkpoint it was verified up to.
+
+    It is incomplete where no checkpoint by a trusted log's key is there to verify it by.
 
     A checkpoint's size is counted in entries.
     """
 
     entries: tuple[CustodyEntry, ...]
-    ledger: Literal["verified", "failed", "not given"] = "not given"
+    ledger: Literal["verified", "incomplete", "failed", "not given"] = "not given"
     size: int | None = None
     note: str = ""
 
