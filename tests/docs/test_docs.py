@@ -8,10 +8,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
 from dumpvault import errors
-from dumpvault.cli import _COMMANDS
+from dumpvault.cli import _COMMANDS, cli
 from support.command import Home, make_home, seal
 from support.crashed import crash, elf_core
 from support.printk_writer import LocklessWriter, Message
@@ -154,9 +155,11 @@ def test_every_command_explains_itself(tmp_path: Path) -> None:
     for name, (_, line) in _COMMANDS.items():
         assert f"{name} " in listed
         assert line in listed
-        if name not in ("keys", "policy"):
-            text = home.call(name, "--help").out
-            assert text.index("Examples:") < text.index("Exit codes:"), name
+        command = cli.get_command(click.Context(cli), name)
+        for words in [(name, part) for part in command.commands] if isinstance(command, click.Group) else [(name,)]:
+            if words != ("keys", "new"):  # a group of its own
+                text = home.call(*words, "--help").out
+                assert text.index("Examples:") < text.index("Exit codes:"), words
 
 
 def test_exit_codes_are_documented() -> None:

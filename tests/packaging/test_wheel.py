@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.command import make_home
 from support.vmcore import write_core
 
 ROOT = Path(__file__).parents[2]
@@ -68,19 +69,20 @@ def test_wheel_works_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
 def test_capture_imports_only_what_it_uses(tmp_path: Path) -> None:
     """In a crash kernel every import costs memory: no keyring, rich, PyNaCl, asyncio, ssl, ctypes or the opening side."""
     write_core(tmp_path / "vmcore")
-    script = (
-        SCRIPT.replace('run("verify", "latest")\nrun("report", "latest", "-o", sys.argv[2] + "/report.html")\n', "")
-        .replace(
-            'run("open", "latest", "-o", sys.argv[2] + "/copy")\n', "print(*sorted(sys.modules), file=sys.stderr)\n"
-        )
-        .replace("sys.path.insert(0, sys.argv[1])\n", "")
-        .replace("assert dumpvault.__file__.startswith(sys.argv[1]), dumpvault.__file__\n", "")
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "", str(tmp_path)], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
-    loaded = set(done.stderr.split())
-    assert "dumpvault.flows.capture" in loaded
+    home = make_home(tmp_path / "site")
+    arguments = ["capture", str(tmp_path / "vmcore"), "--recipient", "analyst", "--signer", "collector"]
+    script = f"""
+import sys
+from dumpvault.cli import main
+try:
+    main({arguments!r})
+except SystemExit as done:
+    assert not done.code
+print(*sorted(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=home.env)
+    loaded = set(done.stdout.split())
+    assert {"dumpvault.flows.capture", "dumpvault.flows.collected"} <= loaded
     unwanted = {
         "keyring",
         "rich",
@@ -94,6 +96,7 @@ def test_capture_imports_only_what_it_uses(tmp_path: Path) -> None:
         "jinja2",
     }
     unwanted |= {"dumpvault.flows.open", "dumpvault.flows.verify", "dumpvault.stages.unseal", "unittest", "sqlite3"}
+    unwanted |= {"dumpvault.stages.ledger", "dumpvault.flows.custody", "dumpvault.formats.merkle"}
     assert not unwanted & loaded
 
 
