@@ -306,5 +306,5 @@ def sequence_command(store: str | None, allowed_signers: str | None, as_json: bo
 
 from dumpvault.cli import evidence  # noqa: E402 - the group's other commands, which need it
 
-for _command in (evidence.prove_command, evidence.check_command, evidence.witness_command):
+for _command in (evidence.prove_command, evidence.check_command, evidence.witness_command, evidence.export_command):
     custody_command.add_command(_command)

@@ -1,4 +1,4 @@
-"""``dumpvault custody prove``, ``check`` and ``witness``: what is given to others, and what is done with it there."""
+"""``dumpvault custody prove``, ``check``, ``witness`` and ``export``: what is given to others, and what they do with it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.recording import why_options
 from dumpvault.cli.site import at_option, load_site, load_trust, store_option
 from dumpvault.errors import BadInput
 
-__all__ = ["check_command", "prove_command", "witness_command"]
+__all__ = ["check_command", "export_command", "prove_command", "witness_command"]
 
 _signers = click.option(
     "--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]"
@@ -128,3 +129,54 @@ def witness_command(store: str | None, signer: str | None, allowed_signers: str 
     output.say(f"{checkpoint.origin}: checkpoint of {checkpoint.size} entries, {said} by {who}")
     if as_json:
         output.print_json({"before": before, "origin": checkpoint.origin, "size": checkpoint.size, "witness": who})
+
+
+@click.command(
+    "export",
+    epilog=output.epilog(
+        "dumpvault custody export 3f9c --to 'Regulator, case 4711' -o evidence.tar",
+        "dumpvault custody export latest --no-case --json",
+        codes=(0, 1, 2, 3, 10, 11, 12, 13),
+    ),
+)
+@click.argument("vault", metavar="ID")
+@click.option("-o", "--output", "path", metavar="FILE", help="Where to write. [default: a name of its own]")
+@click.option("--to", metavar="WHOM", help="Who gets it, for the ledger.")
+@why_options
+@click.option("--case/--no-case", default=True, help="With the entries as CASE/UCO JSON-LD. [default: with]")
+@store_option
+@_signers
+@output.json_option
+def export_command(
+    vault: str, path: str | None, to: str | None, reason: str, ticket: str, case: bool, store: str | None,
+    allowed_signers: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Write a tar archive that proves a vault's custody to somebody who has sha256sum, openssl and ssh-keygen, not dumpvault.
+
+    It holds what is signed of the vault, each of its entries with a proof, public keys, and a page that says how to check
+    them; no sealed memory and no key. That it was exported is an entry first, so that the archive holds that as well.
+    """
+    from dumpvault.cli.custody import load_custody
+    from dumpvault.flows.exporting import export
+    from dumpvault.flows.listing import find_vault
+    from dumpvault.flows.recording import Recording
+    from dumpvault.flows.verify import verify
+    from dumpvault.formats.policy_facts import Retrieval
+
+    custody = load_custody(store, allowed_signers)
+    place = custody.ledger.store
+    found = find_vault(place, vault)
+    write = output.new_file(path)
+    name = f"evidence-{found[:12]}.tar"
+    report = verify(place, found, custody.trust, bodies=False, keys=False)
+    for finding in report.of_steps(1, 2, 3):
+        raise finding
+    recording = Recording(custody.site, place, output.say, custody)
+    recording.record(report, "exported", "auditor", Retrieval(reason, ticket), {"to_file": path or name}, to=to)
+    made = export(custody, found, case=case)
+    name = write(name, made.data)
+    output.say(f"{name}: {made.entries} entries, up to checkpoint {made.size}; check.sh in it checks them")
+    if as_json:
+        output.print_json({"checkpoint": made.size, "entries": made.entries, "file": name, "vault": found})
+    else:
+        click.echo(name)

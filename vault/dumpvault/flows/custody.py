@@ -181,20 +181,20 @@ class Custody:
                 opened = (number, entry.seen.size if entry.seen else 0)
                 opened_at = jcs.from_time(entry.time)
         good, witnessed = set(), set()
-        for size in sorted(map(int, filter(str.isdigit, self.ledger.store.children("ledger/checkpoints")))):
-            if evidence is not None and size > evidence and (opened is None or size <= opened[0]):
-                name = f"ledger/checkpoints/{size}"
-                try:
-                    checkpoint, _ = Checkpoint.verified(
-                        self.ledger.store.get(name, 0, 1 << 15), self.origin, self.ledger.logs, name
-                    )
-                except Forged:
-                    continue
-                if checkpoint.size == size:
-                    good.add(size)
-                    if self.cosigned(checkpoint):
-                        witnessed.add(size)
+        for name in self.ledger.store.children("ledger/checkpoints") if evidence is not None else ():
+            size = int(name) if name.isdigit() else 0
+            in_time = evidence is not None and size > evidence and (opened is None or size <= opened[0])
+            if in_time and (checkpoint := self.ledger.checkpoint(size)):
+                good.add(size)
+                if self.cosigned(checkpoint):
+                    witnessed.add(size)
         return policy_facts.Custody("", evidence, opened, frozenset(good), frozenset(witnessed), opened_at)
+
+    def cosigned_checkpoints(self) -> list[Checkpoint]:
+        """The good checkpoints that a trusted witness has cosigned, smallest first."""
+        sizes = sorted(int(name) for name in self.ledger.store.children("ledger/cosignatures") if name.isdigit())
+        found = [checkpoint for size in sizes if (checkpoint := self.ledger.checkpoint(size))]
+        return [checkpoint for checkpoint in found if self.cosigned(checkpoint)]
 
     def cosigned(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
         """Whose good cosignatures a checkpoint has, and of when. What does not verify proves nothing."""

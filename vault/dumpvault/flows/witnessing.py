@@ -35,9 +35,12 @@ def first_entry(custody: Custody, vault: str) -> int:
     )
 
 
-def prove(custody: Custody, number: int) -> Proof:
-    """That entry ``number`` is in the ledger, by its latest checkpoint and who cosigned that. Raises ``VaultError``."""
-    latest = custody.check()
+def prove(custody: Custody, number: int, checkpoint: Checkpoint | None = None) -> Proof:
+    """That entry ``number`` is in the ledger, by ``checkpoint`` or its latest one, and who cosigned that.
+
+    Raises ``VaultError``.
+    """
+    latest = checkpoint or custody.check()
     if latest is None or not 0 <= number < latest.size:
         have = latest.size if latest else 0
         raise Incomplete(

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from dumpvault.errors import Forged
 from dumpvault.formats.sshkey import CanSign, Signer
 
-__all__ = ["LIMIT", "LINES", "Line", "Note", "cosign", "key_id", "sign"]
+__all__ = ["COSIGNATURE", "LIMIT", "LINES", "SIGNATURE", "Line", "Note", "cosign", "cosigned", "key_id", "sign"]
 
 #: Bytes of a note, and the most signature lines in it.
 LIMIT = 16384
 LINES = 16
+#: Signature types of signed-note and tlog-cosignature.
 SIGNATURE, COSIGNATURE = 1, 4
 _CONTROL = re.compile("[\0-\x09\x0b-\x1f]")
 _LINE = re.compile("— ([^ +\\s]+) ([A-Za-z0-9+/]+={0,2})")
@@ -90,7 +91,7 @@ class Note:
         times = []
         for line in self._of(name, COSIGNATURE, key):
             time = int.from_bytes(line.signature[:8])
-            self._verified(line, key, _cosigned(self.text, time), line.signature[8:], where)
+            self._verified(line, key, cosigned(self.text, time), line.signature[8:], where)
             times.append(time)
         return min(times, default=None)
 
@@ -115,9 +116,10 @@ def sign(text: str, name: str, key: CanSign) -> Line:
 
 def cosign(text: str, name: str, key: CanSign, time: int) -> Line:
     """A witness's line over a checkpoint's ``text``, which it has checked, at ``time`` in seconds since 1970."""
-    signature = time.to_bytes(8) + key.sign(_cosigned(text, time))
+    signature = time.to_bytes(8) + key.sign(cosigned(text, time))
     return Line(name, key_id(name, COSIGNATURE, key.signer.public), signature)
 
 
-def _cosigned(text: str, time: int) -> bytes:
+def cosigned(text: str, time: int) -> bytes:
+    """What a witness signs: tlog-cosignature, "cosignature/v1"."""
     return f"cosignature/v1\ntime {time}\n{text}".encode()

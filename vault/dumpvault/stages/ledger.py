@@ -111,16 +111,18 @@ class Ledger:
 
     def latest(self, tip: int) -> Checkpoint | None:
         """The largest good checkpoint of at most ``tip`` entries; those that are not good are passed over."""
-        for size in range(tip, 0, -1):
-            name = f"ledger/checkpoints/{size}"
-            if self.store.size(name) is not None:
-                try:
-                    found, _ = Checkpoint.verified(self.store.get(name, 0, 1 << 15), self.origin, self.logs, name)
-                except Forged:
-                    continue
-                if found.size == size:
-                    return found
-        return None
+        return next((found for size in range(tip, 0, -1) if (found := self.checkpoint(size))), None)
+
+    def checkpoint(self, size: int) -> Checkpoint | None:
+        """The checkpoint of that size, if there is a good one."""
+        name = f"ledger/checkpoints/{size}"
+        if self.store.size(name) is None:
+            return None
+        try:
+            found, _ = Checkpoint.verified(self.store.get(name, 0, 1 << 15), self.origin, self.logs, name)
+        except Forged:
+            return None
+        return found if found.size == size else None
 
     def edge(self, checkpoint: Checkpoint | None) -> tiles.Edge:
         """The right edge of the tree that a checkpoint is of. Raises ``Forged`` where the entries make another tree."""
