@@ -100,6 +100,57 @@ def _two_person_story(tmp_path: Path, more: str = "") -> str:
     return done.stdout
 
 
+def test_custody_story_pasted(tmp_path: Path) -> None:
+    """Capture, receive, two-person opening, drgn, grant, shred, export; then an auditor with stock tools alone."""
+    missing = [tool for tool in ("openssl", "ssh-keygen") if shutil.which(tool) is None]
+    if missing or importlib.util.find_spec("drgn") is None:
+        pytest.skip(f"NO {missing or 'drgn'}: the page uses it")
+    writer = LocklessWriter(5, 10)
+    writer.log(Message(b"Kernel panic - not syncing: custody", 1_000_000_000))
+    (tmp_path / "vmcore").write_bytes(elf_core(crash(writer.structures())))
+    told = _custody_story(tmp_path)
+    assert "Kernel panic - not syncing: custody" in told
+
+
+@pytest.mark.shared
+def test_custody_story_of_a_real_crash(tmp_path: Path, shared: Path) -> None:
+    """The same lines with a real panicked kernel's dump."""
+    if shutil.which("zstd") is None:
+        pytest.skip("NO zstd COMMAND: the real dumps are compressed")
+    source = shared / "cores" / "x86_64-proc-vmcore-256M.elf.zst"
+    subprocess.run(["zstd", "-q", "-d", str(source), "-o", str(tmp_path / "vmcore")], check=True)
+    assert "Architecture.X86_64" in _custody_story(tmp_path)
+
+
+def _custody_story(tmp_path: Path) -> str:
+    """What the how-to's lines print; the auditor's are run where only stock tools are."""
+    lines = "".join(blocks((ROOT / "docs/how-to/custody.md").read_text(), "sh"))
+    lines, auditor = lines[: lines.index("mkdir auditor")], lines[lines.index("mkdir auditor") :]
+    env = {k: v for k, v in Home(tmp_path).env.items() if k != "DUMPVAULT_HOME"} | {"HOME": str(tmp_path)}
+    stock = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    outputs = ""
+    for text, where in ((lines, env), (auditor, stock)):
+        done = subprocess.run(
+            ["bash", "-e"], input=text, cwd=tmp_path, env=where, capture_output=True, text=True, check=False
+        )
+        outputs += done.stdout
+        assert done.returncode == 0, done.stdout + done.stderr
+    events = (
+        "collected verified received requested approved approved opened closed requested approved approved opened closed "
+        "requested approved approved granted shredded"
+    )
+    found = re.findall(r"^ +\d+  \S+Z  \S+ +(\w+)", outputs, re.MULTILINE)
+    assert " ".join(found) == events
+    for words in (
+        "intact; 18 entries, up to checkpoint",
+        "eve: had seen the first 1 entries by",
+        "entry 18: exported",
+        "all of it holds",
+    ):
+        assert words in outputs, f"{words!r} not in\n{outputs}"
+    return outputs
+
+
 def test_readme_shortest_use_pasted(tmp_path: Path) -> None:
     """The README's session works as written."""
     text = (ROOT / "README.md").read_text()

@@ -176,7 +176,14 @@ def export_command(
     made = export(custody, found, case=case)
     name = write(name, made.data)
     output.say(f"{name}: {made.entries} entries, up to checkpoint {made.size}; check.sh in it checks them")
+    if made.newer:
+        output.say(
+            f"note: {made.newer} newer entries are left out: no checkpoint covers them; "
+            "'dumpvault custody sequence' signs one, in a home that has the log's key"
+        )
     if as_json:
-        output.print_json({"checkpoint": made.size, "entries": made.entries, "file": name, "vault": found})
+        output.print_json(
+            {"checkpoint": made.size, "entries": made.entries, "file": name, "newer": made.newer, "vault": found}
+        )
     else:
         click.echo(name)

@@ -36,11 +36,12 @@ _OBJECTS = ("vault.dsse.json", "manifest.dsse.json", "manifest.json", "manifest.
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The archive's bytes, and how many entries are in it, up to a checkpoint of ``size``."""
+    """The archive's bytes, and how many entries are in it, up to a checkpoint of ``size``; ``newer`` are not covered yet."""
 
     data: bytes
     entries: int
     size: int
+    newer: int
 
 
 def export(custody: Custody, vault: str, *, case: bool) -> Exported:
@@ -55,10 +56,11 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
     if report.examiner.manifest is None:
         raise Incomplete(f"vault {vault} has no manifest, so no entry names it", "Let the capture be finished first.")
     checkpoint = custody.check()
-    entries = [(number, judged) for number, judged in custody.entries(vault) if judged.entry]
-    if checkpoint is None or not entries or entries[-1][0] >= checkpoint.size:
+    everything = [(number, judged) for number, judged in custody.entries(vault) if judged.entry]
+    entries = [(number, judged) for number, judged in everything if checkpoint and number < checkpoint.size]
+    if checkpoint is None or not entries:
         raise Incomplete(
-            f"ledger {custody.origin}: no checkpoint covers all entries of vault {vault}",
+            f"ledger {custody.origin}: no checkpoint covers any entry of vault {vault}",
             "'dumpvault custody sequence' signs one, in a home that has the log's key.",
         )
     files = dict(_signed_objects(custody, report))
@@ -98,7 +100,9 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
     )  # fmt: skip
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     files["SHA256SUMS"] = sums.encode()
-    return Exported(_archive(f"evidence-{vault[:12]}", files), len(entries), checkpoint.size)
+    return Exported(
+        _archive(f"evidence-{vault[:12]}", files), len(entries), checkpoint.size, len(everything) - len(entries)
+    )
 
 
 def _signed_objects(custody: Custody, report: Report) -> Iterator[tuple[str, bytes]]:
