@@ -86,6 +86,39 @@ def test_a_signer_that_ended_after_the_timestamp_is_good_and_a_revoked_one_is_no
     assert home.call("verify", "latest").code == 10
 
 
+def test_a_checkpoint_is_timestamped(home: Home, authority: Authority) -> None:
+    """What the authority saw anchors entries and openings; openssl reads it; one over another checkpoint proves nothing."""
+    policy = home.path / "policies/anchored.toml"
+    policy.write_text(changed(shipped_text("baseline"), {"custody.anchor": '"timestamp"'}))
+    opening = ("open", "latest", "-o", home.path / "copy", "--force", "--policy", "anchored")
+    ran = home.call(*opening)
+    assert (ran.code, "custody.anchor" in clean(ran)) == (11, True)
+    assert home.call("keys", "new", "signer", "eve", "--role", "witness", "--unprotected").code == 0
+    assert home.call("custody", "sequence").code == 0
+    with serve(authority.reply) as url:
+        ran = home.call("custody", "witness", "--tsa", url, "--json")
+    assert ran.code == 0, clean(ran)
+    assert ran.json["timestamp"]["source"].startswith("RFC 3161")
+    told = home.call("custody", "verify", "--json").json
+    assert [one["size"] for one in told["cosigned"]] == [1, 1]
+    time.sleep(1.1)  # the opening's own time is in whole seconds, and must be later
+    assert home.call(*opening).code == 0
+    (stamp,) = (home.path / "store/ledger/timestamps/1").iterdir()
+    text = home.path / "text"
+    text.write_text("".join((home.path / "store/ledger/checkpoints/1").read_text().splitlines(keepends=True)[:3]))
+    done = subprocess.run(
+        ["openssl", "ts", "-verify", "-in", stamp, "-data", text, "-CAfile", authority.root],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    other = home.path / f"store/ledger/timestamps/3/{stamp.name}"
+    other.parent.mkdir()
+    shutil.copy(stamp, other)
+    told = home.call("custody", "verify", "--json").json
+    assert [one["size"] for one in told["cosigned"]] == [1, 1]
+    assert told["others"] == ["ledger/checkpoints/3: 1 of 1 that vouch for it prove nothing here"]
+
+
 @pytest.mark.parametrize(("status", "kind", "body", "words"), [
     (500, "application/timestamp-reply", b"", "HTTP 500"), (302, "application/timestamp-reply", b"", "not followed"),
     (200, "text/html", b"<p>", "text/html"), (200, "application/timestamp-reply", b"0" * 70000, "more than 65536"),

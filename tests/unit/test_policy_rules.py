@@ -128,6 +128,8 @@ _GOOD = Custody("", 4, (9, 6), frozenset([4, 6, 12]), frozenset([6]))
         ("timestamp", replace(_GOOD, opened_at=_STAMPED + timedelta(seconds=1)), ""),
         ("timestamp", replace(_GOOD, opened=None), ""),
         ("timestamp", replace(_GOOD, opened_at=_STAMPED), "older than the first opening, 2026"),
+        ("timestamp", replace(_GOOD, opened_at=_STAMPED, stamped=_STAMPED), "older than the first opening, 2026"),
+        ("timestamp", replace(_GOOD, opened_at=_STAMPED, stamped=_STAMPED - timedelta(seconds=1)), ""),
     ],
 )
 def test_anchors(anchor: str, custody: Custody, why: str) -> None:

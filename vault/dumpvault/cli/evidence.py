@@ -112,9 +112,12 @@ def check_command(proof: str, allowed_signers: str | None, at: datetime | None, 
 )  # fmt: skip
 @store_option
 @click.option("--signer", metavar="NAME", help="The witness's key. [default: the home's first]")
+@click.option("--tsa", metavar="URL", help="Have this authority timestamp the checkpoint as well (RFC 3161).")
 @_signers
 @output.json_option
-def witness_command(store: str | None, signer: str | None, allowed_signers: str | None, as_json: bool) -> None:
+def witness_command(
+    store: str | None, signer: str | None, tsa: str | None, allowed_signers: str | None, as_json: bool
+) -> None:
     """Verify a ledger as 'custody verify' does, and cosign its latest checkpoint: that it was there by now.
 
     A witness is another home than those that write, with a key of role witness. It remembers what it has signed, and
@@ -125,10 +128,19 @@ def witness_command(store: str | None, signer: str | None, allowed_signers: str 
 
     custody = load_custody(store, allowed_signers)
     checkpoint, who, before = witness(custody, signer)
+    stamp = custody.stamp(checkpoint, tsa) if tsa else None
     said = "had cosigned it before" if before else "cosigned"
     output.say(f"{checkpoint.origin}: checkpoint of {checkpoint.size} entries, {said} by {who}")
     if as_json:
-        output.print_json({"before": before, "origin": checkpoint.origin, "size": checkpoint.size, "witness": who})
+        output.print_json(
+            {
+                "before": before,
+                "origin": checkpoint.origin,
+                "size": checkpoint.size,
+                "timestamp": stamp and {"source": stamp[0], "time": f"{stamp[1]:%Y-%m-%dT%H:%M:%SZ}"},
+                "witness": who,
+            }
+        )
 
 
 @click.command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import os
 from array import array
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ __all__ = ["Audit", "Seen", "Step", "audit"]
 
 #: Seconds by which clocks may disagree before it is said.
 _SLACK = 24 * 3600
+_VOUCHED = ("cosignatures", "timestamps")
 _CHANGED = (
     "The store was changed, or an older copy put in its place. Keep what you have of it, and ask who can write there."
 )
@@ -266,9 +268,11 @@ class _Audit:
         found, keys, count = self.found, self._custody.trust.keys, self._there
         found._anchors = array("q", [-1]) * count
         waiting: list[tuple[int, int, int]] = []
+        vouched = {name for kind in _VOUCHED for name in self._store.children(f"ledger/{kind}")}
         for size, root in self._good.items():
-            if root == self._root(size) and self._store_has_cosignatures:
-                told = self._custody.cosigned(Checkpoint(found.origin, size, root))
+            if root == self._root(size) and str(size) in vouched:
+                checkpoint = Checkpoint(found.origin, size, root)
+                told = self._custody.cosigned(checkpoint) + self._custody.stamped(checkpoint)
                 if told:
                     found.cosigned[size] = told
                     when = min(int(at.timestamp()) for _, at in told)
@@ -289,10 +293,6 @@ class _Audit:
                 continue
             if (size := self._seen[number]) and self._times[number] <= int(self._moment.timestamp()) + _SLACK:
                 heapq.heappush(waiting, (-size, self._times[number], mine))
-
-    @property
-    def _store_has_cosignatures(self) -> bool:
-        return next(iter(self._store.children("ledger/cosignatures")), None) is not None
 
     def _entries(self) -> None:
         found, latest, now = self.found, 0, int(self._moment.timestamp())
@@ -335,11 +335,16 @@ class _Audit:
 
     def _witnessed(self) -> None:
         found = self.found
-        for folder in sorted(self._store.children("ledger/cosignatures")):
-            there = len(list(self._store.children(f"ledger/cosignatures/{folder}")))
-            good = len(found.cosigned.get(int(folder), ())) if _is_number(folder) else 0
-            if good < there:
-                found.others.append(f"ledger/cosignatures/{folder}: {there - good} of {there} prove nothing here")
+        there: Counter[str] = Counter()
+        for kind in _VOUCHED:
+            for size in self._store.children(f"ledger/{kind}"):
+                there[size] += sum(1 for _ in self._store.children(f"ledger/{kind}/{size}"))
+        for size, count in sorted(there.items()):
+            good = len(found.cosigned.get(int(size), ())) if _is_number(size) else 0
+            if good < count:
+                found.others.append(
+                    f"ledger/checkpoints/{size}: {count - good} of {count} that vouch for it prove nothing here"
+                )
         told = [f"{who} up to {size}" for size, both in sorted(found.cosigned.items())[-4:] for who, _ in both]
         self._step(7, "witnesses", "held" if told else "skipped", ", ".join(told))
 

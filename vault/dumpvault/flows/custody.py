@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dumpvault.errors import Forged, NoKey
+from dumpvault.errors import Forged, NoKey, VaultError
 from dumpvault.flows.site import Site
 from dumpvault.formats import jcs, policy_facts
 from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey, namespace
@@ -25,6 +25,7 @@ from dumpvault.stages.remembered import Remembered
 
 __all__ = ["Custody", "Recorded", "Subject", "log_keys", "new_origin", "remembers", "witnesses"]
 
+_TIMESTAMPS = 64  # of one checkpoint that are looked at: anybody who may write to the store can put some
 #: Name, SHA-256 and SHA-384 (None where it is not wanted) of the object that an entry is about.
 Subject = tuple[str, str, str | None]
 
@@ -181,6 +182,7 @@ class Custody:
                 opened = (number, entry.seen.size if entry.seen else 0)
                 opened_at = jcs.from_time(entry.time)
         good, witnessed = set(), set()
+        stamps: list[datetime] = []
         for name in self.ledger.store.children("ledger/checkpoints") if evidence is not None else ():
             size = int(name) if name.isdigit() else 0
             in_time = evidence is not None and size > evidence and (opened is None or size <= opened[0])
@@ -188,13 +190,17 @@ class Custody:
                 good.add(size)
                 if self.cosigned(checkpoint):
                     witnessed.add(size)
-        return policy_facts.Custody("", evidence, opened, frozenset(good), frozenset(witnessed), opened_at)
+                stamps += [when for _, when in self.stamped(checkpoint)]
+        return policy_facts.Custody(
+            "", evidence, opened, frozenset(good), frozenset(witnessed), opened_at, min(stamps, default=None)
+        )
 
-    def cosigned_checkpoints(self) -> list[Checkpoint]:
-        """The good checkpoints that a trusted witness has cosigned, smallest first."""
-        sizes = sorted(int(name) for name in self.ledger.store.children("ledger/cosignatures") if name.isdigit())
+    def vouched_checkpoints(self) -> list[Checkpoint]:
+        """The good checkpoints that a trusted witness has cosigned or an authority timestamped, smallest first."""
+        names = {*self.ledger.store.children("ledger/cosignatures"), *self.ledger.store.children("ledger/timestamps")}
+        sizes = sorted(int(name) for name in names if name.isdigit())
         found = [checkpoint for size in sizes if (checkpoint := self.ledger.checkpoint(size))]
-        return [checkpoint for checkpoint in found if self.cosigned(checkpoint)]
+        return [checkpoint for checkpoint in found if self.cosigned(checkpoint) or self.stamped(checkpoint)]
 
     def cosigned(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
         """Whose good cosignatures a checkpoint has, and of when. What does not verify proves nothing."""
@@ -208,6 +214,32 @@ class Custody:
                 continue
             found += witnesses(note, self.trust)
         return found
+
+    def stamped(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
+        """The RFC 3161 timestamps of trusted authorities over a checkpoint's text, and their times."""
+        from dumpvault.formats import timestamp
+
+        folder = f"ledger/timestamps/{checkpoint.size}"
+        found = []
+        for name in sorted(self.ledger.store.children(folder))[:_TIMESTAMPS]:
+            try:
+                reply = self.ledger.store.get(f"{folder}/{name}", 0, timestamp.LIMIT + 1)
+                anchor = timestamp.check(
+                    reply, checkpoint.text.encode(), self.trust.authorities, datetime.now(UTC), f"{folder}/{name}"
+                )
+            except VaultError:
+                continue
+            found.append((anchor.source, anchor.time))
+        return found
+
+    def stamp(self, checkpoint: Checkpoint, url: str) -> tuple[str, datetime]:
+        """Have the authority at ``url`` timestamp a checkpoint's text; durable on return. Raises ``VaultError``."""
+        from dumpvault.flows.timestamping import stamp
+        from dumpvault.formats import timestamp
+
+        reply, anchor = stamp(checkpoint.text.encode(), url, self.trust)
+        self.ledger.store.put(f"ledger/timestamps/{checkpoint.size}/{timestamp.path(reply).rpartition('/')[2]}", reply)
+        return anchor.source, anchor.time
 
     def own_keys(self, statement: str, bound: str | None = None) -> list[tuple[TrustedKey, PrivateKey | LockedKey]]:
         """This home's signers that may sign ``statement`` now, with the lines that say so."""

@@ -65,11 +65,11 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
         )
     files = dict(_signed_objects(custody, report))
     files["checkpoint"] = note = cosigned_note(custody, checkpoint)
-    cosigned = custody.cosigned_checkpoints()
+    vouched = custody.vouched_checkpoints()
     for number, _ in entries:
-        by = next((one for one in cosigned if one.size > number), checkpoint)
+        by = next((one for one in vouched if one.size > number), checkpoint)
         files[f"proofs/{number}.tlog-proof"] = prove(custody, number, by).encode()
-        files |= _witnesses(custody, by)
+        files |= _vouched(custody, by)
     log = next(
         key
         for key in custody.ledger.logs
@@ -96,7 +96,7 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
         vault=vault, host=report.examiner.header.host, captured=report.examiner.header.created,
         made=jcs.to_time(datetime.now(UTC)), tool=f"dumpvault {__version__}", entries=len(entries), origin=custody.origin,
         size=checkpoint.size, fingerprints=sorted(set(fingerprints)), signer=first.name if first else "NAME",
-        timestamps=any("/timestamps/" in name for name in files),
+        timestamps=any("timestamps/" in name for name in files),
     )  # fmt: skip
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     files["SHA256SUMS"] = sums.encode()
@@ -115,7 +115,12 @@ def _signed_objects(custody: Custody, report: Report) -> Iterator[tuple[str, byt
             yield f"vault/{name}", store.get(f"{prefix}/{name}")
 
 
-def _witnesses(custody: Custody, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+def _vouched(custody: Custody, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
+    """What witnesses and timestamp authorities say of a checkpoint, in files for openssl."""
+    store, size = custody.ledger.store, checkpoint.size
+    for name in store.children(f"ledger/timestamps/{size}") if custody.stamped(checkpoint) else ():
+        yield f"timestamps/{size}/{name}", store.get(f"ledger/timestamps/{size}/{name}")
+        yield f"timestamps/{size}/checkpoint.txt", checkpoint.text.encode()
     parsed = Note.parse(cosigned_note(custody, checkpoint), "checkpoint")
     for name, _ in witnesses(parsed, custody.trust):
         for key in custody.trust.keys:

@@ -274,7 +274,8 @@ def anchored(policy: Demands, found: Found) -> str:
     if wanted is None or found.retrieval is None:
         return ""
     if wanted == "timestamp":
-        before = [one for one in found.anchors if custody.opened_at is None or one.time < custody.opened_at]
+        times = [one.time for one in found.anchors] + ([custody.stamped] if custody.stamped else [])
+        before = [time for time in times if custody.opened_at is None or time < custody.opened_at]
         return "" if before else f"no good timestamp over the manifest is older than {_first_opening(custody)}"
     return _uncovered(custody, witnessed=wanted == "witness")
 

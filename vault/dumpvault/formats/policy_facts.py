@@ -58,7 +58,8 @@ class Custody:
     the first entry that counts and has the manifest's digest, None where there is none. ``opened`` is the number of the
     first ``opened`` entry of the vault and the size of the checkpoint that its actor had seen (0: none); None where the
     vault was not opened before. ``checkpoints`` are the sizes of those that are good, ``witnessed`` of those among them
-    that have a good cosignature. ``opened_at`` is when the vault was first opened, by its actor's clock.
+    that have a good cosignature. ``opened_at`` is when the vault was first opened, by its actor's clock,
+    ``stamped`` when an authority first timestamped a checkpoint that covers the evidence.
     """
 
     trouble: str = ""
@@ -67,6 +68,7 @@ class Custody:
     checkpoints: frozenset[int] = frozenset()
     witnessed: frozenset[int] = frozenset()
     opened_at: datetime | None = None
+    stamped: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
