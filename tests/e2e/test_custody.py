@@ -6,13 +6,14 @@ import base64
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dumpvault.formats import merkle
 from dumpvault.formats.note import SIGNATURE, key_id
-from support.command import Home, make_home, seal
+from support.command import Home, Ran, make_home, seal
 from support.tampered import Scene, make_scene
 from support.vmcore import write_core
 from support.words import clean
@@ -187,6 +188,33 @@ def test_rotated_keys_are_judged_at_what_others_saw(tmp_path: Path) -> None:
     assert home.call("custody", "verify", "--json", "--strict").code == 0
     at = home.call("custody", "verify", "--json", "--at", "2041-01-01").json
     assert [one["entry"] for one in at["flagged"]] == [2], "nobody had seen the second while the key was valid"
+
+
+def test_many_commands_of_two_homes_at_once(tmp_path: Path) -> None:
+    """Each entry is there once, whoever was first; both homes remember the same ledger at the end."""
+    first, second = make_home(tmp_path / "first", "one"), Home(tmp_path / "second")
+    vault = seal(first, write_core(tmp_path / "vmcore", 16))
+    store = first.path / "store"
+    assert second.run("init", "--actor", "two", env={"DUMPVAULT_STORE": str(store)}).code == 0
+    lines = [line for home in (first, second) for line in (home.path / "keys/allowed_signers").read_text().splitlines()]
+    for home in (first, second):
+        (home.path / "keys/allowed_signers").write_text("".join(f"{line}\n" for line in lines))
+
+    def record(number: int) -> Ran:
+        home = (first, second)[number % 2]
+        return home.run("custody", "record", vault, "moved", "--to", number, "--store", store)
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(record, range(12)))
+    assert [ran.code for ran in done] == [0] * 12, [ran.err for ran in done if ran.code]
+    told = first.call("custody", "log", "--json").json["entries"]
+    assert sorted(int(one["to"]) for one in told if one["to"]) == list(range(12))
+    assert first.call("custody", "sequence").code == 0
+    for home in (first, second):
+        ran = home.call("custody", "verify", "--strict", "--json", "--store", store)
+        assert (ran.code, ran.json["entries"], ran.json["verdict"]) == (0, 13, "intact"), clean(ran)
+    memories = {next((home.path / "ledgers").glob("*.json")).read_text() for home in (first, second)}
+    assert len(memories) == 1
 
 
 def test_refusals(scene: Scene, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from support.command import Home, make_home, seal
 from support.enforcement import changed, shipped_text
 from support.ledgers import entries, kinds, traced, unwritable
 from support.logged import LINES, logged_core
+from support.mounted import mounted
 from support.words import clean
 
 WHY = ("--reason", "it died", "--ticket", "INC-7")
@@ -389,3 +390,22 @@ def test_nothing_is_lost_where_closing_cannot_be_recorded(scene: Scene) -> None:
     assert ran.code == 0, clean(ran)
     assert "ledger" in clean(ran)
     assert (scene.home.path / "copy").read_bytes() == scene.vmcore.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_mount_that_is_ended_says_what_was_read(scene: Scene, tmp_path: Path, number: signal.Signals) -> None:
+    """By any signal that it can act on; killed outright, it leaves ``opened`` alone."""
+    before = len(scene.entries())
+    with mounted(scene.home, scene.vault, tmp_path / "mount", *WHY) as mount:
+        assert [one["event"] for one in scene.entries()[before:]] == ["opened"]
+        data = (mount / "vmcore").read_bytes()
+        assert data == scene.vmcore.read_bytes()
+        mount.stop(number)
+    told = scene.entries()[before:]
+    assert told[0]["detail"] == {"how": "mount"}
+    if number == signal.SIGKILL:
+        assert len(told) == 1
+    else:
+        assert [one["event"] for one in told] == ["opened", "closed"]
+        assert int(told[1]["detail"]["bytes"]) > 0
+        assert told[1]["detail"]["regions"].startswith("1/0")
