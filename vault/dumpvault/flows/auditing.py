@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from dumpvault.errors import Forged, Incomplete, VaultError
+from dumpvault.flows.anchors import cosigned, stamped
 from dumpvault.flows.custody import Custody
 from dumpvault.flows.ledger_rows import CHECKPOINT, Chunks, Row, read_all
 from dumpvault.formats import merkle, tiles
@@ -272,7 +273,9 @@ class _Audit:
         for size, root in self._good.items():
             if root == self._root(size) and str(size) in vouched:
                 checkpoint = Checkpoint(found.origin, size, root)
-                told = self._custody.cosigned(checkpoint) + self._custody.stamped(checkpoint)
+                told = cosigned(self._ledger, self._custody.trust, checkpoint) + stamped(
+                    self._ledger, self._custody.trust, checkpoint
+                )
                 if told:
                     found.cosigned[size] = told
                     when = min(int(at.timestamp()) for _, at in told)

@@ -10,22 +10,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dumpvault.errors import Forged, NoKey, VaultError
+from dumpvault.errors import Forged, NoKey
+from dumpvault.flows.anchors import cosigned, log_keys, stamped
 from dumpvault.flows.site import Site
 from dumpvault.formats import jcs, policy_facts
 from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey, namespace
 from dumpvault.formats.checkpoint import Checkpoint
 from dumpvault.formats.entry import SIGNATURES, Entry, Judged, Seen, judge, sign
-from dumpvault.formats.note import Line, Note
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.sshkey import CanSign, Signer, SigningKey
 from dumpvault.model import Store, vault_prefix
 from dumpvault.stages.ledger import Appended, Ledger
 from dumpvault.stages.remembered import Remembered
 
-__all__ = ["Custody", "Recorded", "Subject", "log_keys", "new_origin", "remembers", "witnesses"]
+__all__ = ["Custody", "Recorded", "Subject", "new_origin", "remembers"]
 
-_TIMESTAMPS = 64  # of one checkpoint that are looked at: anybody who may write to the store can put some
 #: Name, SHA-256 and SHA-384 (None where it is not wanted) of the object that an entry is about.
 Subject = tuple[str, str, str | None]
 
@@ -45,12 +44,6 @@ def remembers(site: Site) -> Remembered:
 def new_origin() -> str:
     """A name that no other ledger has."""
     return f"ledger-{secrets.token_hex(16)}"
-
-
-def log_keys(trust: AllowedSigners, origin: str) -> list[Signer]:
-    """The keys whose checkpoints of ``origin`` count: a principal ``NAME@ORIGIN`` is bound to that ledger."""
-    role = namespace("checkpoint")
-    return [key.signer for key in trust.keys if not key.objection(role, origin, None)]
 
 
 class Custody:
@@ -188,49 +181,12 @@ class Custody:
             in_time = evidence is not None and size > evidence and (opened is None or size <= opened[0])
             if in_time and (checkpoint := self.ledger.checkpoint(size)):
                 good.add(size)
-                if self.cosigned(checkpoint):
+                if cosigned(self.ledger, self.trust, checkpoint):
                     witnessed.add(size)
-                stamps += [when for _, when in self.stamped(checkpoint)]
+                stamps += [when for _, when in stamped(self.ledger, self.trust, checkpoint)]
         return policy_facts.Custody(
             "", evidence, opened, frozenset(good), frozenset(witnessed), opened_at, min(stamps, default=None)
         )
-
-    def vouched_checkpoints(self) -> list[Checkpoint]:
-        """The good checkpoints that a trusted witness has cosigned or an authority timestamped, smallest first."""
-        names = {*self.ledger.store.children("ledger/cosignatures"), *self.ledger.store.children("ledger/timestamps")}
-        sizes = sorted(int(name) for name in names if name.isdigit())
-        found = [checkpoint for size in sizes if (checkpoint := self.ledger.checkpoint(size))]
-        return [checkpoint for checkpoint in found if self.cosigned(checkpoint) or self.stamped(checkpoint)]
-
-    def cosigned(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
-        """Whose good cosignatures a checkpoint has, and of when. What does not verify proves nothing."""
-        folder = f"ledger/cosignatures/{checkpoint.size}"
-        found = []
-        for id_ in sorted(self.ledger.store.children(folder)):
-            try:
-                text = self.ledger.store.get(f"{folder}/{id_}", 0, 1024).decode()
-                note = Note(checkpoint.text, (Line.parse(text.removesuffix("\n"), f"{folder}/{id_}"),))
-            except (Forged, UnicodeDecodeError):
-                continue
-            found += witnesses(note, self.trust)
-        return found
-
-    def stamped(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
-        """The RFC 3161 timestamps of trusted authorities over a checkpoint's text, and their times."""
-        from dumpvault.formats import timestamp
-
-        folder = f"ledger/timestamps/{checkpoint.size}"
-        found = []
-        for name in sorted(self.ledger.store.children(folder))[:_TIMESTAMPS]:
-            try:
-                reply = self.ledger.store.get(f"{folder}/{name}", 0, timestamp.LIMIT + 1)
-                anchor = timestamp.check(
-                    reply, checkpoint.text.encode(), self.trust.authorities, datetime.now(UTC), f"{folder}/{name}"
-                )
-            except VaultError:
-                continue
-            found.append((anchor.source, anchor.time))
-        return found
 
     def stamp(self, checkpoint: Checkpoint, url: str) -> tuple[str, datetime]:
         """Have the authority at ``url`` timestamp a checkpoint's text; durable on return. Raises ``VaultError``."""
@@ -278,17 +234,3 @@ class Custody:
     def _acceptable(self, data: bytes, name: str) -> bool:
         judged = judge(data, name, self.origin, self.trust)
         return not judged.flag and not judged.expired(datetime.now(UTC))
-
-
-def witnesses(note: Note, trust: AllowedSigners) -> list[tuple[str, datetime]]:
-    """The trusted witnesses whose cosignatures on a note verify, and when they signed."""
-    role, found = namespace("cosignature"), []
-    for key in trust.keys:
-        if not key.objection(role, None, None):
-            try:
-                at = note.cosigned_by(key.principal, key.signer, "a cosignature")
-            except Forged:
-                continue
-            if at is not None and not key.objection(role, None, when := datetime.fromtimestamp(min(at, 1 << 36), UTC)):
-                found.append((key.principal, when))
-    return found

@@ -11,7 +11,7 @@ from dumpvault.flows.auditing import Audit, audit
 from dumpvault.flows.custody import Custody
 from dumpvault.flows.reporting import custody_entries
 from dumpvault.flows.site import Site
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.flows.witnessing import kept
 from dumpvault.formats import report_facts
 from dumpvault.formats.allowed_signers import AllowedSigners

@@ -15,7 +15,7 @@ from typing import Protocol
 from dumpvault.errors import Forged, PolicyRefused, VaultError
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.site import Site
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import policy_facts
 from dumpvault.formats.event import runs
 from dumpvault.formats.policy_facts import Retrieval

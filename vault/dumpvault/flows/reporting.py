@@ -7,7 +7,7 @@ from typing import Literal
 from dumpvault.errors import VaultError
 from dumpvault.flows.memory_map import memory_map
 from dumpvault.flows.signers import signer_facts
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import jcs
 from dumpvault.formats.commit import Ended, Regions, Takeover
 from dumpvault.formats.event import Event, Granted, Released, Rewrap, Shred, expand
@@ -374,7 +374,8 @@ def _timestamps(report: Report) -> Timestamps:
     """What independent authorities say of the manifest, and what is there and could not be checked."""
     held = [
         f"the manifest existed by {jcs.to_time(anchor.time)}, says {anchor.source}"
-        for anchor in report.anchors.values()
+        for anchor in (*report.anchors.values(), report.witnessed)
+        if anchor
     ]
     failed = [f"{name} proves nothing here: {error.message}" for name, error in report.unproved.items()]
     state: Literal["verified", "failed", "not given"] = "verified" if held else "failed" if failed else "not given"
