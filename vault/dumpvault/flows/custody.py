@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -115,10 +115,12 @@ class Custody:
         detail: Mapping[str, str] | None = None,
         from_: str | None = None,
         to: str | None = None,
+        kinds: Collection[str] | None = None,
     ) -> Recorded:
         """Sign an entry with this home's actor keys and append it; durable on return.
 
-        Raises ``NoKey`` without such a key, ``Forged`` for a finding of section 5, ``StoreFailed``.
+        ``kinds`` are the algorithms of which one key must be, if that is demanded. Raises ``NoKey`` without such a key,
+        ``Forged`` for a finding of section 5, ``StoreFailed``.
         """
         known = self.known
         if not self.ledger.logs:
@@ -127,7 +129,7 @@ class Custody:
                 "Import the log's public key from the home that made the store ('dumpvault keys import --role log').",
             )
         try:
-            actor, keys = self._actor(role)
+            actor, keys = self._actor(role, kinds)
         except NoKey:
             self.check()  # a ledger that was changed is the worse news
             raise
@@ -211,8 +213,8 @@ class Custody:
                         break
         return found
 
-    def _actor(self, role: str) -> tuple[str, list[CanSign]]:
-        """The name and the keys that entries of ``role`` are signed with. Raises ``NoKey``."""
+    def _actor(self, role: str, kinds: Collection[str] | None) -> tuple[str, list[CanSign]]:
+        """The name and the keys that entries of ``role`` are signed with: one of ``kinds`` first, if any are named."""
         able = self.own_keys(f"entry-{role}", socket.gethostname())
         open_ = [(line, key) for line, key in able if isinstance(key, PrivateKey)]
         if not open_ and able and self._unlock:
@@ -222,6 +224,13 @@ class Custody:
                 f"no key of this home may sign entries of the ledger as {role}",
                 "'dumpvault init' makes one, and leaves alone what is there.",
             )
+        if kinds is not None:
+            open_.sort(key=lambda held: held[1].algorithm not in kinds)
+            if open_[0][1].algorithm not in kinds:
+                raise NoKey(
+                    f"no key of this home of the kinds that the policy allows ({', '.join(sorted(kinds))}) may sign entries",
+                    f"'dumpvault keys new signer NAME --role actor --algorithm {min(kinds)}' makes one.",
+                )
         return open_[0][0].principal, [SigningKey(key.secret, key.algorithm) for _, key in open_[:SIGNATURES]]
 
     def _log(self) -> CanSign | None:

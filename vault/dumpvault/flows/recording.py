@@ -8,7 +8,7 @@ is refused by ``Custody`` itself, whatever the policy says.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from dumpvault.flows.site import Site
 from dumpvault.flows.verified import Report
 from dumpvault.formats import policy_facts
 from dumpvault.formats.event import runs
+from dumpvault.formats.policy import Policy
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.model import RegionRecord, Store, vault_prefix
 
@@ -51,6 +52,7 @@ class Ledger(Protocol):
         detail: Mapping[str, str] | None = None,
         from_: str | None = None,
         to: str | None = None,
+        kinds: Collection[str] | None = None,
     ) -> Digested:
         """Append an entry; it is durable on return. Raises ``VaultError``."""
         ...
@@ -105,9 +107,11 @@ class Recording:
                 raise self.failure
             if self.ledger is None:
                 raise _NoLedger(_NONE)
+            policy = self._policy(report)
+            kinds = policy["signatures.kinds"] if policy["custody.required"] else None
             return self.ledger.record(
                 event=event, role=role, vault=report.vault, subject=subject_of(self.store, report),
-                purpose=why.reason.strip() or None, ticket=why.ticket or None, detail=detail, from_=from_, to=to,
+                purpose=why.reason.strip() or None, ticket=why.ticket or None, detail=detail, from_=from_, to=to, kinds=kinds,
             )  # fmt: skip
         except Forged:
             raise
@@ -117,9 +121,13 @@ class Recording:
                 self.warn(f"warning: not in the ledger: {event} {report.vault}: {error.message}")
             return None
 
-    def _refuse_where_required(self, report: Report, error: VaultError) -> None:
+    def _policy(self, report: Report) -> Policy:
+        """The policy that the vault must obey here."""
         judged = report.judgement
-        policy = judged.policy if judged else Judge(self.site).chosen(report.examiner.header)[0]
+        return judged.policy if judged else Judge(self.site).chosen(report.examiner.header)[0]
+
+    def _refuse_where_required(self, report: Report, error: VaultError) -> None:
+        policy = self._policy(report)
         if policy["custody.required"]:
             raise PolicyRefused(
                 f"policy {policy.name}, custody.required: {error.message}",
