@@ -241,6 +241,25 @@ def test_a_vault_whose_signer_has_ended_is_judged_at_what_a_witness_saw(tmp_path
     assert home.call("verify", seen).code == 10
 
 
+def test_what_waits_in_the_inbox(tmp_path: Path) -> None:
+    """A collector's entry gets a number once; junk, and what a key signed that has ended, is named and left there."""
+    home = make_home(tmp_path / "site", "one")
+    for _ in range(2):
+        seal(home, write_core(tmp_path / "vmcore", 16))
+        told = home.call("custody", "sequence", "--json").json
+        assert (told["left_out"], home.call("custody", "verify", "--json").json["waiting"]) == ([], 0)
+    inbox = home.path / "store/ledger/inbox"
+    (inbox / ("0" * 64)).write_bytes(b"junk")
+    seal(home, tmp_path / "vmcore")
+    time.sleep(1.1)
+    assert home.call("keys", "rotate", "collector", "--unprotected").code == 0
+    told = home.call("custody", "sequence", "--json").json
+    assert told["checkpoint"]["size"] == 2
+    assert len(told["left_out"]) == 2
+    assert any(one["why"] == "its name is not that of its bytes" for one in told["left_out"])
+    assert any("was valid only before" in one["why"] for one in told["left_out"])
+
+
 def test_refusals(scene: Scene, tmp_path: Path) -> None:
     home = Home(tmp_path / "nothing")
     bare = tmp_path / "bare"

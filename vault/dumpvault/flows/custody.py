@@ -16,7 +16,7 @@ from dumpvault.flows.site import Site
 from dumpvault.formats import jcs, policy_facts
 from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey, namespace
 from dumpvault.formats.checkpoint import Checkpoint
-from dumpvault.formats.entry import SIGNATURES, Entry, Judged, Seen, judge, sign
+from dumpvault.formats.entry import LIMIT, SIGNATURES, Entry, Judged, Seen, judge, sign
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.sshkey import CanSign, Signer, SigningKey
 from dumpvault.model import Store, vault_prefix
@@ -145,6 +145,16 @@ class Custody:
     def sequence(self) -> Checkpoint | None:
         """Give numbers to what waits in the inbox, and sign a checkpoint over all. Raises as ``record`` does."""
         return self._append(None).checkpoint
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """What waits in the inbox and gets no number, by name, and why."""
+        for digest in self.ledger.waiting():
+            name = f"ledger/inbox/{digest}"
+            data = self.ledger.store.get(name, 0, LIMIT + 1)
+            judged = judge(data, name, self.origin, self.trust)
+            misnamed = "" if judged.digest == digest else "its name is not that of its bytes"
+            if why := misnamed or judged.flag or judged.expired(datetime.now(UTC)):
+                yield name, why
 
     def _append(self, data: bytes | None) -> Appended:
         done = self.ledger.append(data, self._log(), self.known, self._acceptable)
