@@ -217,7 +217,8 @@ def _did_open(custody: Custody) -> Answer:
         )
     who = sorted({entry.actor for entry in custody.openings})
     count = len(custody.openings)
-    text = f"By the custody log, {custody.ledger} up to a checkpoint of {custody.size or 0} entries: {count} openings."
+    often = "not opened" if not count else "opened once" if count == 1 else f"opened {count} times"
+    text = f"By the custody log, {custody.ledger} up to a checkpoint of {custody.size or 0} entries, {often}."
     if not who:
         text += " Whoever opened it with a key and without dumpvault left no entry."
     grade = {"verified": "fact", "incomplete": "unknown"}.get(custody.ledger, "bad")
