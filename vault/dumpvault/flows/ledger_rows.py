@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import NamedTuple
 
 from dumpvault.errors import Incomplete, VaultError
 from dumpvault.flows.custody import Custody
@@ -21,8 +21,7 @@ _CHUNK = 1024
 CHECKPOINT = 1 << 15
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Of one entry, what its order among others is judged by. ``keys`` are indexes into the trusted keys."""
 
     leaf: bytes

@@ -7,6 +7,7 @@ import binascii
 import json
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, NoReturn
 
 from dumpvault.errors import Forged
@@ -24,9 +25,17 @@ _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _NESTING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.DOTALL)
+
+
 def encode(value: Any) -> bytes:
     """The RFC 8785 form of ``value`` (objects with ASCII keys, arrays, strings, booleans, null, small integers)."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def decode(data: bytes, name: str, limit: int) -> Any:
@@ -41,7 +50,8 @@ def decode(data: bytes, name: str, limit: int) -> Any:
     if len(data) > limit:
         refuse(f"{len(data)} bytes are more than the {limit} that the format allows")
     depth = 0
-    for token in _NESTING.finditer(data):
+    # With no more brackets than levels, wherever they are, there is nothing to count.
+    for token in _NESTING.finditer(data) if data.count(b"[") + data.count(b"{") > MAX_DEPTH else ():
         first = token.group()[0]
         depth += (first in b"[{") - (first in b"]}")
         if depth > MAX_DEPTH:
@@ -71,8 +81,9 @@ def decode(data: bytes, name: str, limit: int) -> Any:
             parse_float=no_float,
             parse_constant=no_float,
         )
-        # json accepts "\ud800"; a lone surrogate is no Unicode text and cannot be written back.
-        encode(value)
+        if b"\\u" in data:
+            # json accepts "\ud800"; a lone surrogate is no Unicode text and cannot be written back.
+            encode(value)
     except UnicodeError:
         refuse("not UTF-8 text, or text with a lone surrogate")
     except json.JSONDecodeError as error:
@@ -133,7 +144,7 @@ class Fields:
 
     def text(self, field: str, pattern: str = r".*", longest: int = 1 << 20) -> str:
         value = self.take(field)
-        if not isinstance(value, str) or len(value) > longest or not re.fullmatch(pattern, value, re.DOTALL):
+        if not isinstance(value, str) or len(value) > longest or not _compiled(pattern).fullmatch(value):
             self.refuse(f"has a bad {field!r}: {str(value)[:60]!r}")
         return value
 
