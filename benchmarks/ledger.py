@@ -36,7 +36,9 @@ SUBJECT = (f"vaults/{VAULT}/manifest.dsse.json", "0" * 64, None)
 
 
 def quietly(env: dict[str, str], *command: str) -> str:
-    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.strip()
+    found = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    done = subprocess.run(command, env=env | {"PATH": found}, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def custody_of(home: str) -> Custody:
@@ -117,7 +119,9 @@ def appends(work: str, count: int) -> None:
                 timed(lambda c=custody: c.record(event="received", role="auditor", vault=VAULT, subject=SUBJECT))  # type: ignore[misc]
             )
     empty, large = (statistics.median(times[name]) for name in ("empty", "large"))
-    print(f"append to {count} entries: {large * 1e3:.2f} ms, to an empty ledger {empty * 1e3:.2f} ms: ratio {large / empty:.2f}")
+    print(
+        f"append to {count} entries: {large * 1e3:.2f} ms, to an empty ledger {empty * 1e3:.2f} ms: ratio {large / empty:.2f}"
+    )
     custody = custody_of(f"{work}/large")
     proof = prove(custody, count // 3).encode()
     once = [timed(lambda: check_proof(proof, "proof", custody.trust, datetime.now(UTC))) for _ in range(20)]
@@ -128,7 +132,9 @@ def audits(work: str, count: int) -> None:
     make(f"{work}/audited", count, 1)
     env = os.environ | {"DUMPVAULT_HOME": f"{work}/audited"}
     taken = timed(lambda: quietly(env, "dumpvault", "custody", "verify"))
-    print(f"custody verify: {count} entries and as many checkpoints in {taken:.1f} s: {count / taken:.0f} entries a second")
+    print(
+        f"custody verify: {count} entries and as many checkpoints in {taken:.1f} s: {count / taken:.0f} entries a second"
+    )
 
 
 def vaults(work: str, mib: int) -> None:
@@ -146,7 +152,9 @@ def vaults(work: str, mib: int) -> None:
         rates["verify"].append(size / timed(lambda: quietly(env, "dumpvault", "verify", vault, "--jobs", "2")))
         rates["sha256sum"].append(size / timed(lambda: quietly(env, "sha256sum", *files)))
     ours, theirs = (statistics.median(rates[name]) / 1e6 for name in ("verify", "sha256sum"))
-    print(f"verify, two jobs: {ours:.0f} MB/s of {size / 1e6:.0f} MB; sha256sum: {theirs:.0f} MB/s: ratio {ours / theirs:.2f}")
+    print(
+        f"verify, two jobs: {ours:.0f} MB/s of {size / 1e6:.0f} MB; sha256sum: {theirs:.0f} MB/s: ratio {ours / theirs:.2f}"
+    )
 
 
 def main() -> None:

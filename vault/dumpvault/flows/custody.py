@@ -73,8 +73,7 @@ class Custody:
                 now = f"{ledger.origin} stands in its place" if ledger else "it is gone"
                 raise Forged(
                     f"ledger {known.origin}: this home has seen it in {store.url}, and {now}",
-                    f"Find out who changed the store. If it was moved on purpose, remove the file in "
-                    f"{remembers(site).folder} that names it.",
+                    f"Find out who changed the store. If that was on purpose, remove {remembers(site).path(known.origin)}.",
                 )
         if ledger is None:
             return None

@@ -88,6 +88,8 @@ class Recording:
             self._refuse_where_required(report, error)
             if not isinstance(error, _NoLedger):
                 self.warn(f"warning: not in the ledger: {event} {report.vault}: {error.message}")
+                if error.hint:
+                    self.warn(error.hint)
             return None
 
     def _policy(self, report: Report) -> Policy:

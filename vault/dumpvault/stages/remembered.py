@@ -62,7 +62,7 @@ class Remembered:
 
     def of(self, origin: str) -> Known | None:
         """Raises ``Forged`` where what is remembered cannot be read: it is then not to be gone on without."""
-        path = self._path(origin)
+        path = self.path(origin)
         if not os.path.lexists(path):
             return None
         return self._read(path)
@@ -97,14 +97,15 @@ class Remembered:
                 stores = old.stores if url in old.stores else (*old.stores, url)[-_STORES:]
                 new = Known(origin, checkpoint, stores)
                 if new != old:
-                    self._write(self._path(origin), new.encode())
+                    self._write(self.path(origin), new.encode())
         except OSError as error:
             raise StoreFailed(
                 f"{error.filename or self.folder}: {error.strerror}",
                 "This home cannot remember the ledger, so it does not write to it. Make its directory writable.",
             ) from None
 
-    def _path(self, origin: str) -> str:
+    def path(self, origin: str) -> str:
+        """The file that holds what is known of a ledger."""
         return os.path.join(self.folder, f"{hashlib.sha256(origin.encode()).hexdigest()[:32]}.json")
 
     def _read(self, path: str) -> Known:
