@@ -20,10 +20,24 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from vectors.reader import DIGEST, ENVELOPE, ID, KEY, QUANTITY, TIME, Refused
-from vectors.reader import fingerprint, key_blob, load, need, strings, verify  # isort: skip
+from vectors.reader import (
+    DIGEST,
+    ENVELOPE,
+    ID,
+    KEY,
+    QUANTITY,
+    TIME,
+    Refused,
+    fingerprint,
+    key_blob,
+    load,
+    need,
+    strings,
+    verify,
+)
 
 DAY = timedelta(hours=24)
+ALWAYS = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 DECIMAL, KEY_ID = re.compile("0|[1-9][0-9]{0,12}"), re.compile("[0-9a-f]{8}")
 ORIGIN = re.compile(r"[!-*,-~]{1,200}")  # printable ASCII without space and +
 SIGNATURE_LINE = re.compile("\u2014 ([^\\s+]+) ([A-Za-z0-9+/]+={0,2})")
@@ -105,14 +119,12 @@ def signers(allowed_signers: str) -> list[Line]:
         if not fields or not whole or not known or not key_blob(fields[3]):
             continue
         try:
-            valid = [
-                moment(options.get(key, end))
-                for key, end in (("valid-after", "19800101Z"), ("valid-before", "99980101Z"))
-            ]
+            after = moment(options["valid-after"]) if "valid-after" in options else ALWAYS[0]
+            before = moment(options["valid-before"]) if "valid-before" in options else ALWAYS[1]
         except ValueError:
             continue
         roles = tuple(options.get("namespaces", "").split(","))
-        found += [Line(name, key_blob(fields[3]), roles, *valid) for name in fields[1].split(",")]
+        found += [Line(name, key_blob(fields[3]), roles, after, before) for name in fields[1].split(",")]
     return found
 
 
@@ -226,7 +238,7 @@ class Tree:
             yield f"tile/entries/{path(n)}", lambda b=bundle: b"".join(len(e).to_bytes(2) + e for e in b)  # type: ignore[misc]
         for level in range(6):
             step = 256**level
-            widths = {n: 256 for n in range(len(self.entries) // step // 256)}
+            widths = dict.fromkeys(range(len(self.entries) // step // 256), 256)
             for n, width in (*widths.items(), (size // step // 256, size // step % 256)):
                 at = range(256 * n * step, (256 * n + width) * step, step)
                 name = f"tile/{level}/{path(n)}" + (f".p/{width}" if width < 256 else "")
@@ -253,7 +265,7 @@ class Entry:
     said: dict[str, Any] = field(default_factory=dict)
     signed_by: set[bytes] = field(default_factory=set)
     keys: set[bytes] = field(default_factory=set)
-    time: datetime = datetime.min
+    time: datetime = ALWAYS[0]
     seen: tuple[int, str] | None = None
 
 
@@ -441,7 +453,7 @@ class Ledger:
             before, again = again, self.judge(again)
             if before == again:
                 break
-        latest = datetime.min.replace(tzinfo=UTC)
+        latest = ALWAYS[0]
         for entry in self.entries:
             number = entry.number
             if entry.flag or not entry.keys or number in again:
@@ -474,7 +486,8 @@ class Ledger:
     def read_caches(self) -> None:
         """Step 8."""
         for name, expected in self.tree.caches(self.latest):
-            if (self.root / name).is_file() and self.get(name) != expected():
+            at = self.root / name
+            if at.is_file() and (at.is_symlink() or self.get(name) != expected()):
                 self.result.others.append(f"{name}: junk")
 
 

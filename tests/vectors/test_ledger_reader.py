@@ -54,7 +54,7 @@ def agree(result: reader.Result, told: Any) -> None:
     """Both readers say the same of a ledger."""
     about = (told, result)
     if "error" in told:
-        assert result.verdict == "failed", about
+        assert (result.verdict, told["error"]["exit_code"]) == ("failed", 10), about
         return
     assert result.verdict == told["verdict"], about
     assert sorted(result.flagged) == [one["entry"] for one in told["flagged"]], about
