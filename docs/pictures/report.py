@@ -1,4 +1,4 @@
-"""Draws the screenshots of how-to/report.md: the report on a vault with an officer's events, in a real Chromium."""
+"""Draws the screenshots of how-to/report.md: a vault that was opened and changed, its ledger, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ POLICY = Path(__file__).parents[2] / "policies/baseline.toml"
 
 
 def make_report(folder: Path) -> Path:
-    """A vault that was granted from, rewrapped and shredded in part, and the report on it."""
-    home: Home = make_home(folder / "site")
+    """A vault that was opened, granted from, rewrapped and shredded in part, and the report on it."""
+    home: Home = make_home(folder / "site", "ana")
     write_memory(str(folder / "vmcore"), 64)
     (folder / "policy.toml").write_text(POLICY.read_text().replace("mib = 64\nseconds", "mib = 4\nseconds"))
     steps = (
@@ -25,6 +25,11 @@ def make_report(folder: Path) -> Path:
         ("keys", "new", "signer", "officer", "--role", "officer", "--unprotected"),
         ("capture", folder / "vmcore", "--recipient", "analyst", "--signer", "collector", "--region-size", "1M",
          "--host", "db1.example", "--policy", folder / "policy.toml"),
+        ("keys", "new", "signer", "eve", "--role", "witness", "--unprotected"),
+        ("custody", "sequence"),
+        ("custody", "witness"),
+        ("custody", "record", "latest", "received", "--from", "db1.example", "--ticket", "INC-7"),
+        ("open", "latest", "-o", folder / "copy", "--reason", "db1 panicked twice this week", "--ticket", "INC-7"),
         ("grant", "latest", "--regions", "40-43", "--to", "bob", "-o", folder / "grant.json"),
         ("rewrap", "latest", "--add", "bob"),
         ("shred", "latest", "--regions", "12-19", "--reason", "customer data, ticket INC-7", "--yes", "-o", folder / "c.json"),
@@ -42,6 +47,7 @@ def main() -> None:
         with browser(Path(work)) as chromium:
             for name, width, scheme, query in (
                 ("report-answers", 900, "light", ".answers"),
+                ("report-custody", 900, "light", "figure:has([id$=custody-d])"),
                 ("report-memory", 900, "light", "figure:has([id$=memory-t])"),
                 ("report-dark-narrow", 360, "dark", ".answers"),
             ):

@@ -6,6 +6,7 @@ import base64
 import os
 import shutil
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -215,6 +216,48 @@ def test_many_commands_of_two_homes_at_once(tmp_path: Path) -> None:
         assert (ran.code, ran.json["entries"], ran.json["verdict"]) == (0, 13, "intact"), clean(ran)
     memories = {next((home.path / "ledgers").glob("*.json")).read_text() for home in (first, second)}
     assert len(memories) == 1
+
+
+def test_a_vault_whose_signer_has_ended_is_judged_at_what_a_witness_saw(tmp_path: Path) -> None:
+    """A collector's key ends after the capture: the vault stays good where a witness had seen its manifest before that."""
+    home = make_home(tmp_path / "site", "one")
+    assert home.call("keys", "new", "signer", "eve", "--role", "witness", "--unprotected").code == 0
+    seen = seal(home, write_core(tmp_path / "vmcore", 16))
+    assert home.call("custody", "sequence").code == 0
+    assert home.call("custody", "witness").code == 0
+    unseen = seal(home, tmp_path / "vmcore")
+    assert home.call("custody", "sequence").code == 0
+    time.sleep(1.1)  # ends of validity are in whole seconds, and so are cosignatures
+    assert home.call("keys", "rotate", "collector", "--unprotected").code == 0
+    ran = home.call("verify", seen, "--json")
+    assert (ran.code, ran.json["timestamps"]) == (0, []), ran.out
+    assert "seen by eve" in ran.json["witnessed"]["source"]
+    assert "witness: the manifest existed at 20" in home.call("verify", seen).out
+    assert home.call("open", seen, "-o", tmp_path / "copy").code == 0
+    ran = home.call("verify", unseen)
+    assert (ran.code, "was valid only before" in ran.err) == (10, True)
+    # Who takes the cosignature away takes that proof away; nothing else speaks for the ended key.
+    shutil.rmtree(home.path / "store/ledger/cosignatures")
+    assert home.call("verify", seen).code == 10
+
+
+def test_what_waits_in_the_inbox(tmp_path: Path) -> None:
+    """A collector's entry gets a number once; junk, and what a key signed that has ended, is named and left there."""
+    home = make_home(tmp_path / "site", "one")
+    for _ in range(2):
+        seal(home, write_core(tmp_path / "vmcore", 16))
+        told = home.call("custody", "sequence", "--json").json
+        assert (told["left_out"], home.call("custody", "verify", "--json").json["waiting"]) == ([], 0)
+    inbox = home.path / "store/ledger/inbox"
+    (inbox / ("0" * 64)).write_bytes(b"junk")
+    seal(home, tmp_path / "vmcore")
+    time.sleep(1.1)
+    assert home.call("keys", "rotate", "collector", "--unprotected").code == 0
+    told = home.call("custody", "sequence", "--json").json
+    assert told["checkpoint"]["size"] == 2
+    assert len(told["left_out"]) == 2
+    assert any(one["why"] == "its name is not that of its bytes" for one in told["left_out"])
+    assert any("was valid only before" in one["why"] for one in told["left_out"])
 
 
 def test_refusals(scene: Scene, tmp_path: Path) -> None:

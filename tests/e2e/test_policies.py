@@ -21,7 +21,8 @@ import pytest
 from dumpvault.flows import attempt
 from dumpvault.flows.judging import Judge, facts
 from dumpvault.flows.site import Site
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.header import PolicyText
 from dumpvault.formats.policy import Policy

@@ -4,6 +4,7 @@ happens where the entry cannot be written, by whether the policy requires it."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -240,6 +241,33 @@ def test_what_cannot_be_recorded(scene: Scene, what: str, *, required: bool) -> 
             assert said.count("not in the ledger") == (what != "no ledger")
             assert command == "open" or len(ran.json["records"]) == len(LINES)
     assert len(scene.entries()) == before
+
+
+def test_entries_are_signed_as_the_policy_allows(scene: Scene) -> None:
+    """Where custody is demanded, with a key of its kinds, beside the others; else with what there is."""
+    text = changed(shipped_text("baseline"), {"signatures.kinds": '["mldsa87"]', "custody.required": "true"})
+    policy = scene.home.path / "policies/kinds.toml"
+    made = scene.home.call("keys", "new", "signer", "sealer", "--algorithm", "mldsa87", "--unprotected")
+    assert made.code == 0, clean(made)
+    policy.write_text(text)
+    words = ("capture", scene.vmcore, "--recipient", "analyst", "--signer", "sealer", "--policy", policy)
+    vault = scene.home.call(*words).out.strip()
+    with traced() as steps:
+        ran = scene.home.call("dmesg", vault, "--json", "--policy", policy)
+    assert (ran.code, "mldsa87" in clean(ran), steps) == (11, True, [])
+    made = scene.home.call(
+        "keys", "new", "signer", "second", "--role", "actor", "--algorithm", "mldsa87", "--unprotected"
+    )
+    assert made.code == 0, clean(made)
+    ran = scene.home.call("dmesg", vault, "--json", "--policy", policy)
+    assert ran.code == 0, clean(ran)
+    told = scene.home.call("custody", "log", vault, "--json").json["entries"]
+    assert [one["by"] for one in told if one["event"] == "opened"] == ["second"]
+    entries = sorted((scene.home.path / "store/ledger/entries").iterdir(), key=lambda path: int(path.name))
+    assert len(json.loads(entries[-1].read_text())["signatures"]) == 2
+    assert scene.home.call("custody", "verify", "--strict").code == 0
+    for name in ("second", "sealer"):
+        (scene.home.path / f"private/{name}.key").unlink()
 
 
 @pytest.mark.parametrize("required", ["true", "false"])

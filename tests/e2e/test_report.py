@@ -160,8 +160,10 @@ def test_the_ledger_tells_who_opened(case: Case, tmp_path: Path) -> None:
     events = [one["event"] for one in vault["custody"]["entries"]]
     assert events[-2:] == ["opened", "closed"]
     assert events.count("rewrapped") == 1, "what the vault and the ledger both tell stands once"
+    (rewrapped,) = [one for one in vault["custody"]["entries"] if one["event"] == "rewrapped"]
+    assert "sealed to analyst, bob" in rewrapped["detail"]
     assert "of sealed bytes read" in vault["custody"]["entries"][-1]["detail"]
-    assert (vault["answers"][3]["grade"], "1 openings" in vault["answers"][3]["text"]) == ("fact", True)
+    assert (vault["answers"][3]["grade"], "opened once" in vault["answers"][3]["text"]) == ("fact", True)
     text = (tmp_path / "report.html").read_text()
     well_formed(text)
     assert "&lt;script&gt;alert(&#39;INC-7&#39;)&lt;/script&gt;" in text

@@ -22,7 +22,8 @@ from dumpvault.flows.keys import new_recipient, new_signer
 from dumpvault.flows.listing import claims
 from dumpvault.flows.site import Site, init_site
 from dumpvault.flows.unlocking import KeyedRegion
-from dumpvault.flows.verify import Report, require_structure, verify
+from dumpvault.flows.verified import Report, require_structure
+from dumpvault.flows.verify import verify
 from dumpvault.formats.commit import Regions
 from dumpvault.model import body_path, keybag_path, keys_path, vault_prefix
 from dumpvault.ranges import Ranges

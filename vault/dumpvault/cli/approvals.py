@@ -13,7 +13,7 @@ from dumpvault.formats.dsse import LIMIT
 
 if TYPE_CHECKING:
     from dumpvault.flows.combining import Approvals
-    from dumpvault.flows.verify import Report
+    from dumpvault.flows.verified import Report
     from dumpvault.formats.policy_facts import Retrieval
     from dumpvault.formats.request import Purpose
     from dumpvault.stages.onetime import OneTimeKeys

@@ -299,9 +299,18 @@ def sequence_command(store: str | None, allowed_signers: str | None, as_json: bo
         )
     made = custody.sequence()
     size = made.size if made else 0
+    left_out = list(custody.left_out())
+    for name, why in left_out[:20]:
+        output.say(f"note: {name} gets no number: {why}")
     output.say(f"{custody.origin}: checkpoint of {size} entries" if made else f"{custody.origin}: no checkpoint")
     if as_json:
-        output.print_json({"checkpoint": made and {"root": made.root.hex(), "size": size}, "origin": custody.origin})
+        output.print_json(
+            {
+                "checkpoint": made and {"root": made.root.hex(), "size": size},
+                "left_out": [{"object": name, "why": why} for name, why in left_out],
+                "origin": custody.origin,
+            }
+        )
 
 
 from dumpvault.cli import evidence  # noqa: E402 - the group's other commands, which need it

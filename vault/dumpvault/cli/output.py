@@ -17,7 +17,7 @@ from dumpvault.formats.plain import printable, size
 
 if TYPE_CHECKING:
     from dumpvault.flows.judging import Judgement
-    from dumpvault.flows.verify import Report
+    from dumpvault.flows.verified import Report
 
 __all__ = [
     "bar",

@@ -12,7 +12,7 @@ from dumpvault.cli.site import unlocker
 from dumpvault.errors import Forged, VaultError
 from dumpvault.flows.recording import Recording
 from dumpvault.flows.site import Site
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.model import Store

@@ -12,7 +12,8 @@ from dumpvault.cli.site import load_site, load_trust, policy_option, store_optio
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import claims, find_vault
 from dumpvault.flows.signers import signer_facts
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats.event import Released
 
 __all__ = ["info_command", "list_command"]

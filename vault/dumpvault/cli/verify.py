@@ -23,7 +23,8 @@ from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.recording import Recording
 from dumpvault.flows.signers import signer_facts
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.formats.private_key import LockedKey
 
@@ -109,13 +110,7 @@ def _print(report: Report) -> None:
     if len(report.foreign) > 20:
         click.echo(f"     foreign: and {len(report.foreign) - 20} more")
     examiner = report.examiner
-    for name, anchor in report.anchors.items():
-        click.echo(
-            f"     timestamp: the manifest existed at {anchor.time:%Y-%m-%d %H:%M:%SZ} "
-            f"({output.printable(anchor.source)}; {output.printable(name)})"
-        )
-    for error in report.unproved.values():
-        output.say(f"note: {error.message}")
+    _print_anchors(report)
     _print_events(report)
     if report.header_read:
         signed = ", ".join(examiner.trust.principal(keyid) for keyid in examiner.header_signers)
@@ -138,6 +133,21 @@ def _print(report: Report) -> None:
             output.say(f"  {finding.hint}")
     if len(report.findings) > 20:
         output.say(f"and {len(report.findings) - 20} more findings; --json lists all")
+
+
+def _print_anchors(report: Report) -> None:
+    for name, anchor in report.anchors.items():
+        click.echo(
+            f"     timestamp: the manifest existed at {anchor.time:%Y-%m-%d %H:%M:%SZ} "
+            f"({output.printable(anchor.source)}; {output.printable(name)})"
+        )
+    if report.witnessed:
+        click.echo(
+            f"     witness: the manifest existed at {report.witnessed.time:%Y-%m-%d %H:%M:%SZ} "
+            f"({output.printable(report.witnessed.source)})"
+        )
+    for error in report.unproved.values():
+        output.say(f"note: {error.message}")
 
 
 def _print_events(report: Report) -> None:
@@ -186,5 +196,7 @@ def _print_json(report: Report) -> None:
             "unproved_timestamps": [error.message for error in report.unproved.values()],
             "vault": report.vault,
             "verdict": report.verdict,
+            "witnessed": report.witnessed
+            and {"source": report.witnessed.source, "time": f"{report.witnessed.time:%Y-%m-%dT%H:%M:%SZ}"},
         }
     )

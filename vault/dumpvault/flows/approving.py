@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from dumpvault.errors import Forged, Incomplete, NoKey, Usage
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats import dsse, jcs
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.kem import SUITES, recipient_digest

@@ -35,7 +35,7 @@ from dumpvault.stages.source import Source
 from dumpvault.stages.store.contract import StoreFull
 
 if TYPE_CHECKING:
-    from dumpvault.flows.verify import Report
+    from dumpvault.flows.verified import Report
 
 __all__ = ["Attempt", "CaptureRequest", "CaptureResult", "boot_id"]
 

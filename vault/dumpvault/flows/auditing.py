@@ -6,31 +6,31 @@ entries, the tree, the times and the repetitions, is judged here in their order,
 
 from __future__ import annotations
 
-import heapq
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
 from dumpvault.errors import Forged, Incomplete, VaultError
+from dumpvault.flows.anchors import cosigned, stamped
 from dumpvault.flows.custody import Custody
 from dumpvault.flows.ledger_rows import CHECKPOINT, Chunks, Row, read_all
+from dumpvault.flows.ledger_times import Column, judge_times
 from dumpvault.formats import merkle, tiles
 from dumpvault.formats.checkpoint import Checkpoint
 
 __all__ = ["Audit", "Seen", "Step", "audit"]
 
-#: Seconds by which clocks may disagree before it is said.
-_SLACK = 24 * 3600
 _VOUCHED = ("cosignatures", "timestamps")
 _CHANGED = (
     "The store was changed, or an older copy put in its place. Keep what you have of it, and ask who can write there."
 )
 
 State = Literal["held", "failed", "missing", "skipped"]
+Kind = Literal["rewritten", "truncated", "rolled back", "forked", "another ledger"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,8 @@ class Audit:
     waiting: int = 0
     #: By size of a checkpoint: who cosigned it, and when.
     cosigned: dict[int, list[tuple[str, datetime]]] = field(default_factory=dict)
-    _anchors: array[int] = field(default_factory=lambda: array("q"))
+    #: Seconds since 1970 by which somebody else had seen each entry, -1 where nobody had.
+    anchors: array[int] = field(default_factory=lambda: array("q"), repr=False)
 
     @property
     def uncovered(self) -> int:
@@ -91,7 +92,7 @@ class Audit:
 
     def anchor(self, number: int) -> datetime | None:
         """A time by which somebody else had seen the entry (section 6)."""
-        at = self._anchors[number]
+        at = self.anchors[number]
         return datetime.fromtimestamp(at, UTC) if at >= 0 else None
 
 
@@ -116,19 +117,19 @@ class _Audit:
         self._kept = kept
         self._moment = moment
         children = self._store.children
-        self._numbers = {int(name) for name in children("ledger/entries") if _is_number(name)}
+        # In this order: what a checkpoint covers is there before it, also while others append.
         self._sizes = {int(name) for name in children("ledger/checkpoints") if _is_number(name)}
+        self._numbers = {int(name) for name in children("ledger/entries") if _is_number(name)}
         self._there = 0
-        while self._there in self._numbers:
+        while self._there in self._numbers or self._store.size(f"ledger/entries/{self._there}") is not None:
             self._there += 1
         self._roots = bytearray(merkle.EMPTY)
         self._good: dict[int, bytes] = {}
-        self._times, self._seen = array("q"), array("q")
-        self._keys: list[tuple[int, ...]] = []
+        self._column = Column()
         self._bounded: set[int] = set()
-        self._collected: set[int] = set()
         self._serials: set[int] = set()
-        self._forked: list[VaultError] = []
+        self._forked: list[str] = []
+        self._kinds: set[Kind] = set()
         self.found = Audit(self._ledger.origin, self._there)
 
     def carry_out(self, jobs: int, progress: Callable[[int, int | None], None]) -> Audit:
@@ -154,7 +155,6 @@ class _Audit:
         self._checkpoints()
         self._complete()
         self._tree()
-        self._anchor()
         self._entries()
         self._continued()
         self._witnessed()
@@ -164,8 +164,9 @@ class _Audit:
     def _step(self, number: int, title: str, state: State, note: str = "") -> None:
         self.found.steps.append(Step(number, title, state, note))
 
-    def _finding(self, error: VaultError) -> None:
-        self.found.findings.append(error)
+    def _finding(self, kind: Kind, why: str) -> None:
+        self._kinds.add(kind)
+        self.found.findings.append(Forged(f"{kind}: {why}", _CHANGED))
 
     def _root(self, size: int) -> bytes:
         return bytes(self._roots[32 * size : 32 * size + 32])
@@ -175,26 +176,16 @@ class _Audit:
         flag = row.flag
         if not flag and row.serial in self._serials:
             flag = f"ledger/entries/{number}: it is there already, under a smaller number"
-        self._times.append(row.time)
-        self._seen.append(row.seen[0] if row.seen and not flag else 0)
-        self._keys.append(row.keys)
+        seen = row.seen[0] if row.seen else 0
+        self._column.add(row.time, seen, row.keys, collected=row.collected, flagged=bool(flag))
         if flag:
             self.found.flags[number] = flag
             return
         self._serials.add(row.serial)
         if row.bounded:
             self._bounded.add(number)
-        if row.collected:
-            self._collected.add(number)
-        if row.seen:
-            size, root = row.seen
-            if size > number or self._root(size) != root:
-                self._forked.append(
-                    Forged(
-                        f"ledger/entries/{number}: forked: its actor had verified another tree of {size} entries",
-                        _CHANGED,
-                    )
-                )
+        if row.seen and (seen > number or self._root(seen) != row.seen[1]):
+            self._forked.append(f"ledger/entries/{number}: its actor had verified another tree of {seen} entries")
 
     def _checkpoints(self) -> None:
         found = self.found
@@ -211,21 +202,15 @@ class _Audit:
             if checkpoint.size != size:
                 found.others.append(f"{name}: it is of {checkpoint.size} entries")
                 continue
-            self._finding(
-                Forged(f"truncated: a log's key signed {name}, and entry {self._there} is not there", _CHANGED)
-            )
+            self._finding("truncated", f"a log's key signed {name}, and entry {self._there} is not there")
         wrong = sorted(size for size, root in self._good.items() if root != self._root(size))
         if wrong:
             right = max((size for size, root in self._good.items() if root == self._root(size)), default=0)
             first = next((size for size in wrong if size > right), wrong[0])
-            of = f"entry {right} is" if first == right + 1 else f"one of the entries {right} to {first - 1} is"
-            self._finding(
-                Forged(
-                    f"rewritten: {of if first > right else f'ledger/checkpoints/{first} says that one of its entries is'} "
-                    f"not what a log's key signed, by ledger/checkpoints/{first}",
-                    _CHANGED,
-                )
-            )
+            which = "one of its entries is"
+            if first > right:
+                which = f"entry {right} is" if first == right + 1 else f"one of the entries {right} to {first - 1} is"
+            self._finding("rewritten", f"{which} not what a log's key signed, by ledger/checkpoints/{first}")
         held = [size for size, root in self._good.items() if root == self._root(size)]
         if held:
             size = max(held)
@@ -240,7 +225,7 @@ class _Audit:
         elif not self._there and not self._numbers and not found.findings:
             self._step(2, "checkpoints", "held", "none, and no entries")
         elif not found.findings:
-            self._finding(
+            found.findings.append(
                 Incomplete(
                     f"ledger {found.origin}: no checkpoint by a log's key that is trusted here",
                     "Its entries prove no order. Import the log's key with role log, or let 'dumpvault custody sequence' sign.",
@@ -253,84 +238,63 @@ class _Audit:
     def _complete(self) -> None:
         gap = sorted(number for number in self._numbers if number > self._there)
         if gap:
-            self._finding(Forged(f"truncated: ledger/entries/{self._there} is gone, and {gap[0]} is there", _CHANGED))
-        truncated = any(finding.message.startswith("truncated") for finding in self.found.findings)
+            self._finding("truncated", f"ledger/entries/{self._there} is gone, and {gap[0]} is there")
         note = f"{self._there}" + (f", {self.found.uncovered} not covered yet" if self.found.uncovered else "")
-        self._step(3, "all entries", "missing" if truncated else "held", note)
+        self._step(3, "all entries", "missing" if "truncated" in self._kinds else "held", note)
 
     def _tree(self) -> None:
-        rewritten = any(finding.message.startswith("rewritten") for finding in self.found.findings)
-        state: State = "failed" if rewritten else "held" if self.found.checkpoint else "skipped"
+        state: State = "failed" if "rewritten" in self._kinds else "held" if self.found.checkpoint else "skipped"
         self._step(4, "tree", state, self._root(self._there).hex()[:16])
 
-    def _anchor(self) -> None:
-        """Section 6, from the last entry back: who of others had seen an entry, by when; and what that says of it."""
-        found, keys, count = self.found, self._custody.trust.keys, self._there
-        found._anchors = array("q", [-1]) * count
-        waiting: list[tuple[int, int, int]] = []
-        vouched = {name for kind in _VOUCHED for name in self._store.children(f"ledger/{kind}")}
-        for size, root in self._good.items():
-            if root == self._root(size) and str(size) in vouched:
-                checkpoint = Checkpoint(found.origin, size, root)
-                told = self._custody.cosigned(checkpoint) + self._custody.stamped(checkpoint)
-                if told:
-                    found.cosigned[size] = told
-                    when = min(int(at.timestamp()) for _, at in told)
-                    heapq.heappush(waiting, (-size, when, -1))
-        best: list[tuple[int, int]] = []  # earliest times, of two different keys at most
-        for number in range(count - 1, -1, -1):
-            while waiting and -waiting[0][0] > number:
-                _, when, key = heapq.heappop(waiting)
-                best = _earliest([*best, (when, key)])
-            mine = self._keys[number][0] if self._keys[number] else -2
-            anchor = next((when for when, key in best if key != mine), -1)
-            found._anchors[number] = anchor
-            if number in found.flags:
-                continue
-            at = self._moment if anchor < 0 else min(self._moment, datetime.fromtimestamp(anchor, UTC))
-            if number in self._bounded and all(why := [keys[k].outside(at) for k in self._keys[number]]):
-                found.flags[number] = f"ledger/entries/{number}: {keys[mine].principal} {why[0]}"
-                continue
-            if (size := self._seen[number]) and self._times[number] <= int(self._moment.timestamp()) + _SLACK:
-                heapq.heappush(waiting, (-size, self._times[number], mine))
-
     def _entries(self) -> None:
-        found, latest, now = self.found, 0, int(self._moment.timestamp())
-        found.flags = dict(sorted(found.flags.items()))
-        for number in range(self._there):
-            if number in found.flags:
-                continue
-            time, anchor = self._times[number], found._anchors[number]
-            if time > now + _SLACK or (anchor >= 0 and time > anchor + _SLACK):
-                found.doubts[number] = "post-dated: others had seen it before the time that it names"
-            elif time < latest - _SLACK and number not in self._collected:
-                found.doubts[number] = "back-dated: entries before it name later times"
-            else:
-                latest = max(latest, time)
-        for finding in self._forked:
-            self._finding(finding)
-        counted = self._there - len(found.flags)
-        told = [f"{counted} count"] + [
-            f"{len(n)} {word}" for n, word in ((found.flags, "flagged"), (found.doubts, "of doubtful time")) if n
-        ]
-        self._step(5, "every entry", "failed" if self._forked else "held", ", ".join(told))
+        found, keys = self.found, self._custody.trust.keys
+        now = int(self._moment.timestamp())
+
+        def ended(number: int, at: int) -> str:
+            if number not in self._bounded:
+                return ""
+            moment = datetime.fromtimestamp(at, UTC)
+            why = [keys[k].outside(moment) for k in self._column.keys[number]]
+            who = keys[self._column.keys[number][0]].principal
+            return f"ledger/entries/{number}: {who} {why[0]}" if all(why) else ""
+
+        told = judge_times(self._column, list(self._vouched()), ended, now)
+        found.anchors, found.doubts = told.anchors, dict(sorted(told.doubts.items()))
+        found.flags = dict(sorted((found.flags | told.ended).items()))
+        for why in self._forked:
+            self._finding("forked", why)
+        words = [f"{self._there - len(found.flags)} count"]
+        words += [f"{len(found.flags)} flagged"] if found.flags else []
+        words += [f"{len(found.doubts)} of doubtful time"] if found.doubts else []
+        self._step(5, "every entry", "failed" if self._forked else "held", ", ".join(words))
+
+    def _vouched(self) -> Iterator[tuple[int, int]]:
+        """Checkpoints that witnesses or authorities have seen, and when: size and seconds."""
+        trust = self._custody.trust
+        names = {name for kind in _VOUCHED for name in self._store.children(f"ledger/{kind}")}
+        for size, root in self._good.items():
+            if root == self._root(size) and str(size) in names:
+                checkpoint = Checkpoint(self.found.origin, size, root)
+                told = cosigned(self._ledger, trust, checkpoint) + stamped(self._ledger, trust, checkpoint)
+                if told:
+                    self.found.cosigned[size] = told
+                    yield size, min(int(at.timestamp()) for _, at in told)
 
     def _continued(self) -> None:
         state: State = "held" if self._kept else "skipped"
         for seen in self._kept:
-            error, known = None, seen.checkpoint
+            known, count = seen.checkpoint, len(self.found.findings)
             have = self.found.checkpoint.size if self.found.checkpoint else 0
             if known.origin != self.found.origin:
-                error = f"another ledger: {seen.by} is of {known.origin}"
+                self._finding("another ledger", f"{seen.by} is of {known.origin}")
             elif known.size > self._there:
-                error = f"rolled back: {seen.by} is of {known.size} entries, and {self._there} are here"
+                self._finding("rolled back", f"{seen.by} is of {known.size} entries, and {self._there} are here")
             elif self._root(known.size) != known.root:
-                error = f"forked: {seen.by} is of other {known.size} entries than are here"
+                self._finding("forked", f"{seen.by} is of other {known.size} entries than are here")
             elif known.size > have:
-                error = f"rolled back: {seen.by} is of {known.size} entries, and the latest checkpoint is of {have}"
-            if error:
+                self._finding("rolled back", f"{seen.by} is of {known.size} entries, the latest checkpoint of {have}")
+            if len(self.found.findings) > count:
                 state = "failed"
-                self._finding(Forged(error, _CHANGED))
         self._step(6, "continues", state, ", ".join(f"{seen.by} of {seen.checkpoint.size}" for seen in self._kept))
 
     def _witnessed(self) -> None:
@@ -387,15 +351,6 @@ class _Peaks:
         for _, peak in reversed(peaks[:-1]):
             root = merkle.node_hash(peak, root)
         return root
-
-
-def _earliest(times: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The two earliest that are of different keys: what an entry by any key may be held against."""
-    found: list[tuple[int, int]] = []
-    for when, key in sorted(times):
-        if all(key != other for _, other in found):
-            found.append((when, key))
-    return found[:2]
 
 
 def _is_number(name: str) -> bool:

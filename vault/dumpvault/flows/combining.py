@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import NoReturn
 
 from dumpvault.errors import Forged, NoKey, PolicyRefused
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import dsse
 from dumpvault.formats.header import Header
 from dumpvault.formats.kem import SUITES

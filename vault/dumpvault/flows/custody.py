@@ -6,26 +6,25 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from dumpvault.errors import Forged, NoKey, VaultError
+from dumpvault.errors import Forged, NoKey
+from dumpvault.flows.anchors import cosigned, log_keys, stamped
 from dumpvault.flows.site import Site
 from dumpvault.formats import jcs, policy_facts
 from dumpvault.formats.allowed_signers import AllowedSigners, TrustedKey, namespace
 from dumpvault.formats.checkpoint import Checkpoint
-from dumpvault.formats.entry import SIGNATURES, Entry, Judged, Seen, judge, sign
-from dumpvault.formats.note import Line, Note
+from dumpvault.formats.entry import LIMIT, SIGNATURES, Entry, Judged, Seen, judge, sign
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 from dumpvault.formats.sshkey import CanSign, Signer, SigningKey
 from dumpvault.model import Store, vault_prefix
 from dumpvault.stages.ledger import Appended, Ledger
 from dumpvault.stages.remembered import Remembered
 
-__all__ = ["Custody", "Recorded", "Subject", "log_keys", "new_origin", "remembers", "witnesses"]
+__all__ = ["Custody", "Recorded", "Subject", "new_origin", "remembers"]
 
-_TIMESTAMPS = 64  # of one checkpoint that are looked at: anybody who may write to the store can put some
 #: Name, SHA-256 and SHA-384 (None where it is not wanted) of the object that an entry is about.
 Subject = tuple[str, str, str | None]
 
@@ -45,12 +44,6 @@ def remembers(site: Site) -> Remembered:
 def new_origin() -> str:
     """A name that no other ledger has."""
     return f"ledger-{secrets.token_hex(16)}"
-
-
-def log_keys(trust: AllowedSigners, origin: str) -> list[Signer]:
-    """The keys whose checkpoints of ``origin`` count: a principal ``NAME@ORIGIN`` is bound to that ledger."""
-    role = namespace("checkpoint")
-    return [key.signer for key in trust.keys if not key.objection(role, origin, None)]
 
 
 class Custody:
@@ -122,10 +115,12 @@ class Custody:
         detail: Mapping[str, str] | None = None,
         from_: str | None = None,
         to: str | None = None,
+        kinds: Collection[str] | None = None,
     ) -> Recorded:
         """Sign an entry with this home's actor keys and append it; durable on return.
 
-        Raises ``NoKey`` without such a key, ``Forged`` for a finding of section 5, ``StoreFailed``.
+        ``kinds`` are the algorithms of which one key must be, if that is demanded. Raises ``NoKey`` without such a key,
+        ``Forged`` for a finding of section 5, ``StoreFailed``.
         """
         known = self.known
         if not self.ledger.logs:
@@ -134,7 +129,7 @@ class Custody:
                 "Import the log's public key from the home that made the store ('dumpvault keys import --role log').",
             )
         try:
-            actor, keys = self._actor(role)
+            actor, keys = self._actor(role, kinds)
         except NoKey:
             self.check()  # a ledger that was changed is the worse news
             raise
@@ -150,6 +145,16 @@ class Custody:
     def sequence(self) -> Checkpoint | None:
         """Give numbers to what waits in the inbox, and sign a checkpoint over all. Raises as ``record`` does."""
         return self._append(None).checkpoint
+
+    def left_out(self) -> Iterator[tuple[str, str]]:
+        """What waits in the inbox and gets no number, by name, and why."""
+        for digest in self.ledger.waiting():
+            name = f"ledger/inbox/{digest}"
+            data = self.ledger.store.get(name, 0, LIMIT + 1)
+            judged = judge(data, name, self.origin, self.trust)
+            misnamed = "" if judged.digest == digest else "its name is not that of its bytes"
+            if why := misnamed or judged.flag or judged.expired(datetime.now(UTC)):
+                yield name, why
 
     def _append(self, data: bytes | None) -> Appended:
         done = self.ledger.append(data, self._log(), self.known, self._acceptable)
@@ -188,49 +193,12 @@ class Custody:
             in_time = evidence is not None and size > evidence and (opened is None or size <= opened[0])
             if in_time and (checkpoint := self.ledger.checkpoint(size)):
                 good.add(size)
-                if self.cosigned(checkpoint):
+                if cosigned(self.ledger, self.trust, checkpoint):
                     witnessed.add(size)
-                stamps += [when for _, when in self.stamped(checkpoint)]
+                stamps += [when for _, when in stamped(self.ledger, self.trust, checkpoint)]
         return policy_facts.Custody(
             "", evidence, opened, frozenset(good), frozenset(witnessed), opened_at, min(stamps, default=None)
         )
-
-    def vouched_checkpoints(self) -> list[Checkpoint]:
-        """The good checkpoints that a trusted witness has cosigned or an authority timestamped, smallest first."""
-        names = {*self.ledger.store.children("ledger/cosignatures"), *self.ledger.store.children("ledger/timestamps")}
-        sizes = sorted(int(name) for name in names if name.isdigit())
-        found = [checkpoint for size in sizes if (checkpoint := self.ledger.checkpoint(size))]
-        return [checkpoint for checkpoint in found if self.cosigned(checkpoint) or self.stamped(checkpoint)]
-
-    def cosigned(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
-        """Whose good cosignatures a checkpoint has, and of when. What does not verify proves nothing."""
-        folder = f"ledger/cosignatures/{checkpoint.size}"
-        found = []
-        for id_ in sorted(self.ledger.store.children(folder)):
-            try:
-                text = self.ledger.store.get(f"{folder}/{id_}", 0, 1024).decode()
-                note = Note(checkpoint.text, (Line.parse(text.removesuffix("\n"), f"{folder}/{id_}"),))
-            except (Forged, UnicodeDecodeError):
-                continue
-            found += witnesses(note, self.trust)
-        return found
-
-    def stamped(self, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
-        """The RFC 3161 timestamps of trusted authorities over a checkpoint's text, and their times."""
-        from dumpvault.formats import timestamp
-
-        folder = f"ledger/timestamps/{checkpoint.size}"
-        found = []
-        for name in sorted(self.ledger.store.children(folder))[:_TIMESTAMPS]:
-            try:
-                reply = self.ledger.store.get(f"{folder}/{name}", 0, timestamp.LIMIT + 1)
-                anchor = timestamp.check(
-                    reply, checkpoint.text.encode(), self.trust.authorities, datetime.now(UTC), f"{folder}/{name}"
-                )
-            except VaultError:
-                continue
-            found.append((anchor.source, anchor.time))
-        return found
 
     def stamp(self, checkpoint: Checkpoint, url: str) -> tuple[str, datetime]:
         """Have the authority at ``url`` timestamp a checkpoint's text; durable on return. Raises ``VaultError``."""
@@ -255,8 +223,8 @@ class Custody:
                         break
         return found
 
-    def _actor(self, role: str) -> tuple[str, list[CanSign]]:
-        """The name and the keys that entries of ``role`` are signed with. Raises ``NoKey``."""
+    def _actor(self, role: str, kinds: Collection[str] | None) -> tuple[str, list[CanSign]]:
+        """The name and the keys that entries of ``role`` are signed with: one of ``kinds`` first, if any are named."""
         able = self.own_keys(f"entry-{role}", socket.gethostname())
         open_ = [(line, key) for line, key in able if isinstance(key, PrivateKey)]
         if not open_ and able and self._unlock:
@@ -266,6 +234,13 @@ class Custody:
                 f"no key of this home may sign entries of the ledger as {role}",
                 "'dumpvault init' makes one, and leaves alone what is there.",
             )
+        if kinds is not None:
+            open_.sort(key=lambda held: held[1].algorithm not in kinds)
+            if open_[0][1].algorithm not in kinds:
+                raise NoKey(
+                    f"no key of this home of the kinds that the policy allows ({', '.join(sorted(kinds))}) may sign entries",
+                    f"'dumpvault keys new signer NAME --role actor --algorithm {min(kinds)}' makes one.",
+                )
         return open_[0][0].principal, [SigningKey(key.secret, key.algorithm) for _, key in open_[:SIGNATURES]]
 
     def _log(self) -> CanSign | None:
@@ -278,17 +253,3 @@ class Custody:
     def _acceptable(self, data: bytes, name: str) -> bool:
         judged = judge(data, name, self.origin, self.trust)
         return not judged.flag and not judged.expired(datetime.now(UTC))
-
-
-def witnesses(note: Note, trust: AllowedSigners) -> list[tuple[str, datetime]]:
-    """The trusted witnesses whose cosignatures on a note verify, and when they signed."""
-    role, found = namespace("cosignature"), []
-    for key in trust.keys:
-        if not key.objection(role, None, None):
-            try:
-                at = note.cosigned_by(key.principal, key.signer, "a cosignature")
-            except Forged:
-                continue
-            if at is not None and not key.objection(role, None, when := datetime.fromtimestamp(min(at, 1 << 36), UTC)):
-                found.append((key.principal, when))
-    return found

@@ -11,7 +11,7 @@ from dumpvault.flows.auditing import Audit, audit
 from dumpvault.flows.custody import Custody
 from dumpvault.flows.reporting import custody_entries
 from dumpvault.flows.site import Site
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.flows.witnessing import kept
 from dumpvault.formats import report_facts
 from dumpvault.formats.allowed_signers import AllowedSigners
@@ -49,10 +49,12 @@ def read_ledger(site: Site, store: Store, trust: AllowedSigners, moment: datetim
 def _of(report: Report, found: Audit, entries: list[tuple[int, Judged]]) -> report_facts.Custody:
     recorded = Counter(judged.entry.event for _, judged in entries if judged.entry)
     told: list[CustodyEntry] = []
+    what: dict[str, list[str]] = defaultdict(list)
     unrecorded = 0
     for one in custody_entries(report):
         if one.event in _EVENTS and recorded[one.event]:
-            recorded[one.event] -= 1  # the ledger's entry says it, and why
+            recorded[one.event] -= 1  # the ledger's entry says it, and why; the vault says what exactly
+            what[one.event].append(one.detail or "")
         else:
             unrecorded += one.event in _EVENTS
             told.append(one)
@@ -62,7 +64,9 @@ def _of(report: Report, found: Audit, entries: list[tuple[int, Judged]]) -> repo
         if entry.event == "collected":  # the vault says so itself
             continue
         doubt = found.doubts.get(number, "")
-        detail = "; ".join(filter(None, (words(entry), f"ticket {entry.ticket}" if entry.ticket else "", doubt)))
+        exactly = what[entry.event].pop(0) if what[entry.event] else ""
+        ticket = f"ticket {entry.ticket}" if entry.ticket else ""
+        detail = "; ".join(filter(None, (words(entry), exactly, ticket, doubt)))
         told.append(
             CustodyEntry(entry.time, entry.event, judged.principal, entry.role, entry.purpose, detail or None, 0)
         )

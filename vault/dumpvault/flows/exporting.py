@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dumpvault import __version__
 from dumpvault.errors import Incomplete
-from dumpvault.flows.custody import Custody, witnesses
+from dumpvault.flows.anchors import stamped, vouched_checkpoints, witnesses
+from dumpvault.flows.custody import Custody
 from dumpvault.flows.signers import signer_facts
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.flows.witnessing import cosigned_note, prove
 from dumpvault.formats import jcs
 from dumpvault.formats.case_uco import provenance
@@ -65,7 +67,7 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
         )
     files = dict(_signed_objects(custody, report))
     files["checkpoint"] = note = cosigned_note(custody, checkpoint)
-    vouched = custody.vouched_checkpoints()
+    vouched = vouched_checkpoints(custody.ledger, custody.trust)
     for number, _ in entries:
         by = next((one for one in vouched if one.size > number), checkpoint)
         files[f"proofs/{number}.tlog-proof"] = prove(custody, number, by).encode()
@@ -118,7 +120,9 @@ def _signed_objects(custody: Custody, report: Report) -> Iterator[tuple[str, byt
 def _vouched(custody: Custody, checkpoint: Checkpoint) -> Iterator[tuple[str, bytes]]:
     """What witnesses and timestamp authorities say of a checkpoint, in files for openssl."""
     store, size = custody.ledger.store, checkpoint.size
-    for name in store.children(f"ledger/timestamps/{size}") if custody.stamped(checkpoint) else ():
+    for name in (
+        store.children(f"ledger/timestamps/{size}") if stamped(custody.ledger, custody.trust, checkpoint) else ()
+    ):
         yield f"timestamps/{size}/{name}", store.get(f"ledger/timestamps/{size}/{name}")
         yield f"timestamps/{size}/checkpoint.txt", checkpoint.text.encode()
     parsed = Note.parse(cosigned_note(custody, checkpoint), "checkpoint")

@@ -11,7 +11,7 @@ from dumpvault.flows.combining import Approvals
 from dumpvault.flows.officer import begin, now, put_event
 from dumpvault.flows.shredding import parse_regions
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, Unlocked, unlock_vault
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.flows.view import view_of
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners

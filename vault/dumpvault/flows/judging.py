@@ -21,7 +21,7 @@ from dumpvault.formats.policy_facts import CommitFacts, Custody, Found, Party, R
 from dumpvault.ranges import Ranges
 
 if TYPE_CHECKING:
-    from dumpvault.flows.verify import Report
+    from dumpvault.flows.verified import Report
 
 __all__ = ["Judge", "Judgement"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from dumpvault.errors import VaultError
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import sealed
 from dumpvault.formats.commit import Regions
 from dumpvault.formats.event import Granted, Released, expand

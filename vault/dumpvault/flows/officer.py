@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from dumpvault.errors import BadInput, Incomplete, StoreFailed, VaultError
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats import dsse, jcs
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.event import LIMIT, Body, Event

@@ -16,7 +16,7 @@ from dumpvault.errors import BadInput, Forged, Incomplete, Interrupted, StoreFai
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.recording import Opening
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, unlock_vault
-from dumpvault.flows.verify import Report, require_structure
+from dumpvault.flows.verified import Report, require_structure
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.private_key import LockedKey, PrivateKey

@@ -10,54 +10,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from dumpvault.errors import Forged, PolicyRefused, VaultError
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.site import Site
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import policy_facts
 from dumpvault.formats.event import runs
+from dumpvault.formats.policy import Policy
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.model import RegionRecord, Store, vault_prefix
 
-__all__ = ["Digested", "Ledger", "Opening", "Recording", "subject_of"]
+if TYPE_CHECKING:
+    from dumpvault.flows.custody import Custody, Recorded
+
+__all__ = ["Opening", "Recording", "subject_of"]
 
 _LONGEST = 4096  # characters of one detail
 _NONE = "the store has no ledger"
-
-
-class Digested(Protocol):
-    """An entry that is in the ledger: its number, and SHA-256 of its bytes."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def digest(self) -> str: ...
-
-
-class Ledger(Protocol):
-    """What is needed of ``flows.custody.Custody``."""
-
-    def record(
-        self,
-        *,
-        event: str,
-        role: str,
-        vault: str | None,
-        subject: tuple[str, str, str | None],
-        purpose: str | None = None,
-        ticket: str | None = None,
-        detail: Mapping[str, str] | None = None,
-        from_: str | None = None,
-        to: str | None = None,
-    ) -> Digested:
-        """Append an entry; it is durable on return. Raises ``VaultError``."""
-        ...
-
-    def facts(self, vault: str, manifest: str) -> policy_facts.Custody:
-        """What the ledger says of a vault whose manifest has this SHA-256. Raises ``VaultError``."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +42,7 @@ class Recording:
     site: Site
     store: Store
     warn: Callable[[str], None]
-    ledger: Ledger | None = None
+    ledger: Custody | None = None
     failure: VaultError | None = None
 
     def custody(self, report: Report) -> policy_facts.Custody:
@@ -94,7 +65,7 @@ class Recording:
         detail: Mapping[str, str] | None = None,
         from_: str | None = None,
         to: str | None = None,
-    ) -> Digested | None:
+    ) -> Recorded | None:
         """Write an entry, durable on return; None where there is no ledger, or it could not be written and need not be.
 
         Raises ``PolicyRefused`` where the policy that this site trusts for the vault's host requires it, ``Forged`` for a
@@ -105,9 +76,11 @@ class Recording:
                 raise self.failure
             if self.ledger is None:
                 raise _NoLedger(_NONE)
+            policy = self._policy(report)
+            kinds = policy["signatures.kinds"] if policy["custody.required"] else None
             return self.ledger.record(
                 event=event, role=role, vault=report.vault, subject=subject_of(self.store, report),
-                purpose=why.reason.strip() or None, ticket=why.ticket or None, detail=detail, from_=from_, to=to,
+                purpose=why.reason.strip() or None, ticket=why.ticket or None, detail=detail, from_=from_, to=to, kinds=kinds,
             )  # fmt: skip
         except Forged:
             raise
@@ -117,9 +90,13 @@ class Recording:
                 self.warn(f"warning: not in the ledger: {event} {report.vault}: {error.message}")
             return None
 
-    def _refuse_where_required(self, report: Report, error: VaultError) -> None:
+    def _policy(self, report: Report) -> Policy:
+        """The policy that the vault must obey here."""
         judged = report.judgement
-        policy = judged.policy if judged else Judge(self.site).chosen(report.examiner.header)[0]
+        return judged.policy if judged else Judge(self.site).chosen(report.examiner.header)[0]
+
+    def _refuse_where_required(self, report: Report, error: VaultError) -> None:
+        policy = self._policy(report)
         if policy["custody.required"]:
             raise PolicyRefused(
                 f"policy {policy.name}, custody.required: {error.message}",
@@ -149,7 +126,7 @@ class Opening:
 
     recording: Recording
     how: str
-    _begun: tuple[Report, Retrieval, Digested] | None = field(default=None, init=False)
+    _begun: tuple[Report, Retrieval, Recorded] | None = field(default=None, init=False)
 
     def begin(self, report: Report) -> None:
         """Raises as ``Recording.record`` does; then nothing may be opened."""

@@ -7,7 +7,7 @@ from typing import Literal
 from dumpvault.errors import VaultError
 from dumpvault.flows.memory_map import memory_map
 from dumpvault.flows.signers import signer_facts
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import jcs
 from dumpvault.formats.commit import Ended, Regions, Takeover
 from dumpvault.formats.event import Event, Granted, Released, Rewrap, Shred, expand
@@ -217,7 +217,8 @@ def _did_open(custody: Custody) -> Answer:
         )
     who = sorted({entry.actor for entry in custody.openings})
     count = len(custody.openings)
-    text = f"By the custody log, {custody.ledger} up to a checkpoint of {custody.size or 0} entries: {count} openings."
+    often = "not opened" if not count else "opened once" if count == 1 else f"opened {count} times"
+    text = f"By the custody log, {custody.ledger} up to a checkpoint of {custody.size or 0} entries, {often}."
     if not who:
         text += " Whoever opened it with a key and without dumpvault left no entry."
     grade = {"verified": "fact", "incomplete": "unknown"}.get(custody.ledger, "bad")
@@ -374,7 +375,8 @@ def _timestamps(report: Report) -> Timestamps:
     """What independent authorities say of the manifest, and what is there and could not be checked."""
     held = [
         f"the manifest existed by {jcs.to_time(anchor.time)}, says {anchor.source}"
-        for anchor in report.anchors.values()
+        for anchor in (*report.anchors.values(), report.witnessed)
+        if anchor
     ]
     failed = [f"{name} proves nothing here: {error.message}" for name, error in report.unproved.items()]
     state: Literal["verified", "failed", "not given"] = "verified" if held else "failed" if failed else "not given"

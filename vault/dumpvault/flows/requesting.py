@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from dumpvault.errors import Incomplete, Usage, VaultError
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import dsse, jcs
 from dumpvault.formats.kem import SUITES
 from dumpvault.formats.private_key import PrivateKey

@@ -15,7 +15,7 @@ from dumpvault.errors import Forged, Usage
 from dumpvault.flows.combining import Approvals, agree
 from dumpvault.flows.officer import Change, begin, delete_superseded, put_event
 from dumpvault.flows.rewrapping import rewrap_keys
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import dsse
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.event import Reshared, Rewrap

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from dumpvault.errors import Forged, Incomplete, ReleaseFailed, StoreFailed, Usage, VaultError
 from dumpvault.flows.listing import Claim, claims, same_dump
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Outcome, Regions, Release
 from dumpvault.formats.event import Released

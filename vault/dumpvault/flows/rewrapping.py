@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dumpvault.errors import Forged, NoKey, Usage
 from dumpvault.flows.officer import Change, begin, delete_superseded, put_event
 from dumpvault.flows.unlocking import Unlock
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit

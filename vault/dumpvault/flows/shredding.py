@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from dumpvault.errors import Forged, Usage, VaultError
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.officer import Change, begin, delete_superseded, key_objects, now, put_event, refuse_empty
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats import jcs, sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.certificate import Certificate

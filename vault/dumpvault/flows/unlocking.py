@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from dumpvault.errors import Forged, Incomplete, NoKey, Usage
 from dumpvault.flows.judging import Judge
-from dumpvault.flows.verify import Report, verify
+from dumpvault.flows.verified import Report
+from dumpvault.flows.verify import verify
 from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
 
-from dumpvault.errors import Forged, Incomplete, NoKey, PolicyRefused, VaultError
-from dumpvault.flows.judging import Judge, Judgement
-from dumpvault.formats import sealed, timestamp
+from dumpvault.errors import Forged, Incomplete, NoKey, VaultError
+from dumpvault.flows.anchors import manifest_stamps, manifest_witnessed
+from dumpvault.flows.judging import Judge
+from dumpvault.flows.verified import STEPS, Report, Step
+from dumpvault.formats import sealed
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.commit import Commit
 from dumpvault.formats.event import LIMIT as EVENT_LIMIT
 from dumpvault.formats.header import Header
-from dumpvault.formats.keybag import Keybag, WrappedKeys
+from dumpvault.formats.keybag import WrappedKeys
 from dumpvault.formats.private_key import PrivateKey
-from dumpvault.formats.timestamp import Anchor
 from dumpvault.model import (
     RegionRecord,
     Store,
@@ -32,114 +32,12 @@ from dumpvault.model import (
 from dumpvault.stages.examine import Examiner, describe_gaps, gaps
 from dumpvault.stages.unlock import unlock_attempt, unlock_share, unwrap_key
 
-__all__ = ["STEPS", "Report", "Step", "require_structure", "verify"]
+__all__ = ["verify"]
 
-STEPS = {
-    1: "header",
-    2: "chain",
-    3: "manifest",
-    4: "sidecar",
-    5: "keys",
-    6: "regions",
-    7: "completeness",
-    8: "events",
-    9: "foreign objects",
-    10: "policy",
-    11: "openability",
-}
 _READ = 16  # blocks read at a time: 4 MiB
-_MOST_TIMESTAMPS = 64  # that are looked at: anybody who may write to the store can put some
 _FINAL = ("manifest.dsse.json", "manifest.json", "manifest.json.sig")
 
 Progress = Callable[[int, int | None], None]
-
-
-@dataclass(slots=True)
-class Step:
-    """One numbered step.
-
-    ``failed`` outranks ``missing``; ``partly`` means that it held as far as the chain could be read, ``skipped`` that
-    something it needs was not there.
-    """
-
-    number: int
-    state: Literal["held", "partly", "missing", "failed", "skipped"] = "skipped"
-    note: str = ""
-
-    @property
-    def title(self) -> str:
-        return STEPS[self.number]
-
-
-@dataclass(slots=True)
-class Report:
-    """What verification found. ``examiner`` holds what was believed, ``keybags`` what opening needs.
-
-    ``superseded`` are key objects that an event has put out of use and that are still there.
-    """
-
-    vault: str
-    examiner: Examiner
-    moment: datetime
-    steps: dict[int, Step] = field(default_factory=dict)
-    by_step: list[tuple[int, VaultError]] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-    superseded: list[str] = field(default_factory=list)
-    #: (attempt, index) of each region whose object is missing or not what was signed, as far as step 6 went.
-    bad_regions: set[tuple[int, int]] = field(default_factory=set)
-    keybags: dict[int, Keybag] = field(default_factory=dict)
-    header_read: bool = False
-    judgement: Judgement | None = None
-    #: Why the policy forbids to open the vault, whatever else may be let pass.
-    refused: VaultError | None = None
-    #: How many regions the grant opens that is to be used, if one is.
-    granted: int | None = None
-    #: What is to be told of that grant, if anything.
-    grant_note: str = ""
-    #: What says when the manifest existed, by the name of its timestamp; and why others say nothing.
-    anchors: dict[str, Anchor] = field(default_factory=dict)
-    unproved: dict[str, VaultError] = field(default_factory=dict)
-
-    @property
-    def findings(self) -> list[VaultError]:
-        return [finding for _, finding in self.by_step]
-
-    @property
-    def verdict(self) -> Literal["intact", "incomplete", "refused", "failed"]:
-        if any(not isinstance(finding, (Incomplete, PolicyRefused)) for finding in self.findings):
-            return "failed"
-        if any(isinstance(finding, PolicyRefused) for finding in self.findings):
-            return "refused"
-        return "incomplete" if self.findings else "intact"
-
-    @property
-    def closed(self) -> Incomplete | None:
-        """What keeps an intact vault from opening whole: regions that were shredded, or that a grant is not for."""
-        shredded, total = self.examiner.current.shredded, self.examiner.totals.regions
-        if self.granted is not None and self.granted < total - len(shredded):
-            return Incomplete(
-                f"the grant opens {self.granted} of {total} regions", "'dumpvault open --partial' writes those."
-            )
-        if not shredded:
-            return None
-        count, events = len(shredded), ", ".join(map(str, sorted(set(shredded.values()))))
-        return Incomplete(
-            f"events: {count} of {total} regions were shredded (event {events})",
-            "Nothing brings them back. 'dumpvault open --partial' writes the others, if there are any.",
-        )
-
-    def of_steps(self, *numbers: int) -> list[VaultError]:
-        """What was found in these steps."""
-        return [finding for number, finding in self.by_step if number in numbers]
-
-    @property
-    def exit_code(self) -> int:
-        codes = {finding.exit_code for finding in self.findings}
-        return next((code for code in (10, 13, 11, 12, 1, 3) if code in codes), 0)
-
-    def worst(self) -> VaultError | None:
-        """The finding that the exit code speaks of."""
-        return next((f for f in self.findings if f.exit_code == self.exit_code), None)
 
 
 def verify(
@@ -165,7 +63,7 @@ def verify(
     examiner = Examiner(vault, trust, moment)
     report = Report(vault, examiner, moment)
     flow = _Verification(store, report)
-    flow.timestamps()
+    flow.anchors()
     flow.header()
     if report.header_read:
         flow.manifest()
@@ -202,28 +100,27 @@ class _Verification:
         self._prefix = vault_prefix(report.vault)
         self._keys: dict[int, WrappedKeys] = {}
 
-    def timestamps(self) -> None:
+    def anchors(self) -> None:
         """Before step 1: what says when the manifest existed decides the moment that its signers are judged at."""
         report, examiner = self._report, self._examiner
         try:
-            start = len(self._prefix) + 1
-            names = [name[start:] for name in self._store.list(f"{self._prefix}/timestamps")]
-            if not names or not self._exists("manifest.dsse.json"):
+            if not self._exists("manifest.dsse.json"):
                 return
             data = self._get("manifest.dsse.json")
+            for name, told in manifest_stamps(self._store, report.vault, data, examiner.trust):
+                if isinstance(told, VaultError):
+                    report.unproved[name] = told
+                else:
+                    report.anchors[name] = told
+            # The ledger is looked through where it can decide something: that takes a while.
+            if any(key.valid_before for key in examiner.trust.keys):
+                digest = hashlib.sha256(data).hexdigest()
+                report.witnessed = manifest_witnessed(self._store, report.vault, digest, examiner.trust)
         except VaultError:
-            return  # the steps say what is wrong
-        for name in sorted(names)[:_MOST_TIMESTAMPS]:
-            try:
-                size = self._store.size(f"{self._prefix}/{name}") or 0
-                reply = self._store.get(f"{self._prefix}/{name}", 0, min(size, timestamp.LIMIT + 1))
-                if timestamp.path(reply) != name:
-                    raise Forged(f"{name}: its name is not that of its bytes", "It proves nothing here.")
-                report.anchors[name] = timestamp.check(reply, data, examiner.trust.authorities, datetime.now(UTC), name)
-            except VaultError as error:
-                report.unproved[name] = error
-        if report.anchors and examiner.trust.at is None:
-            examiner.sealed_by = min(report.anchors.values()).time
+            pass  # the steps say what is wrong
+        times = [anchor.time for anchor in (*report.anchors.values(), report.witnessed) if anchor]
+        if times and examiner.trust.at is None:
+            examiner.sealed_by = min(times)
 
     def header(self) -> None:
         with self._step(1):
@@ -499,19 +396,6 @@ class _Verification:
         elif step.state != "failed":
             step.state = "missing"
         self._report.by_step.append((number, error))
-
-
-def require_structure(report: Report, *, partial: bool) -> None:
-    """For ``open``: raise what stands against opening.
-
-    ``partial`` lets everything pass but a header that is not good and what the policy forbids: what can be authenticated
-    is opened, the rest is not.
-    """
-    if report.refused and partial:
-        raise report.refused
-    against = report.worst() or report.closed
-    if against and not (partial and report.header_read):
-        raise against
 
 
 def _number(name: str) -> int:

@@ -14,7 +14,7 @@ from dumpvault.errors import BadInput, Incomplete, VaultError
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.recording import Opening
 from dumpvault.flows.unlocking import KeyedRegion, Unlock, Unlocked, unlock_vault
-from dumpvault.flows.verify import Report
+from dumpvault.flows.verified import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.dsse import Envelope
 from dumpvault.formats.image import Absent, Image, open_image

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from dumpvault.errors import Forged, Incomplete, NoKey
+from dumpvault.flows.anchors import log_keys, witnesses
 from dumpvault.flows.auditing import Seen, audit
-from dumpvault.flows.custody import Custody, log_keys, witnesses
+from dumpvault.flows.custody import Custody
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.checkpoint import Checkpoint
 from dumpvault.formats.entry import Judged, judge

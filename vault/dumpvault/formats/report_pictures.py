@@ -106,7 +106,7 @@ def _bars(
 _SHAPES = {
     "collected": "circle", "received": "circle", "moved": "circle", "exported": "circle",
     "opened": "diamond", "closed": "diamond", "requested": "ring", "approved": "ring",
-    "granted": "square", "rewrapped": "square",
+    "granted": "square", "rewrapped": "square", "reshared": "square",
     "shredded": "cross",
 }  # fmt: skip
 

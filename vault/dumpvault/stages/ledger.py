@@ -192,7 +192,7 @@ class Ledger:
         if known:
             self.check_consistent(known, latest)
         writing = _Writing(self, self.edge(latest))
-        waiting = self._waiting()
+        waiting = self.waiting()
         while writing.size < tip:
             writing.take_there()
         for digest in waiting:
@@ -208,7 +208,8 @@ class Ledger:
     def _there(self, number: int) -> bool:
         return self.store.size(f"ledger/entries/{number}") is not None
 
-    def _waiting(self) -> list[str]:
+    def waiting(self) -> list[str]:
+        """The names in the inbox that have no number yet."""
         done = set(self.store.children("ledger/sequenced"))
         return sorted(name for name in self.store.children("ledger/inbox") if name not in done)
 
