@@ -266,20 +266,19 @@ class Entry:
     signed_by: set[bytes] = field(default_factory=set)
     keys: set[bytes] = field(default_factory=set)
     time: datetime = ALWAYS[0]
+    doubt: str = ""
+    before: datetime = ALWAYS[0]  # the latest time of those before it
     seen: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A time by which these keys say that all entries below a size were there."""
+    """A time by which the signers of an entry, or if there are no keys somebody outside, say that all entries below a
+    size were there."""
 
     time: datetime
     size: int
-    keys: frozenset[bytes]
-
-    def covers(self, number: int, but: set[bytes]) -> bool:
-        """Whether it covers an entry, and is by another key than these."""
-        return number < self.size and bool(self.keys - but)
+    keys: frozenset[bytes] = frozenset()
 
 
 @dataclass
@@ -300,11 +299,11 @@ class Ledger:
         self.tree = Tree([])
         self.anchors: list[Anchor] = []
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, kind: Callable[[Path], bool] = Path.is_file) -> list[str]:
         """The objects below a folder; unfinished writes and symbolic links are none."""
         top = self.root / folder
-        files = [one for one in top.iterdir() if not one.is_symlink()] if top.is_dir() and not top.is_symlink() else []
-        return sorted(one.name for one in files if not one.name.startswith("."))
+        found = [one for one in top.iterdir() if not one.is_symlink() and kind(one)] if top.is_dir() else []
+        return sorted(one.name for one in found if not one.name.startswith("."))
 
     def get(self, name: str) -> bytes:
         file = self.root / name
@@ -374,7 +373,7 @@ class Ledger:
             need(entry.signed_by, name, "no listed key signed it")
             entry.said = said
         except (Refused, ValueError) as error:
-            entry.flag = str(error)
+            entry.flag, entry.seen = str(error), None
         return entry
 
     def check_entry(self, name: str, said: dict[str, Any], about: str) -> None:
@@ -392,7 +391,7 @@ class Ledger:
     def read_cosignatures(self) -> None:
         """Step 7. The time of a witness's key is judged now."""
         lines = [line for line in self.trust.holding("cosignature") if line.after <= self.now <= line.before]
-        for folder in self.names("cosignatures"):
+        for folder in self.names("cosignatures", Path.is_dir):
             for ident in self.names(f"cosignatures/{folder}"):
                 name = f"cosignatures/{folder}/{ident}"
                 try:
@@ -414,22 +413,46 @@ class Ledger:
             if pin.principal == witness and pin.ed25519 and key_id(witness, 4, pin.ed25519) == ident:
                 need(signed(pin.ed25519, signature[8:], message), name, "does not verify")
                 time = datetime.fromtimestamp(min(at, 2**37), UTC)
-                self.anchors.append(Anchor(time, checkpoint.size, frozenset([pin.blob])))
+                self.anchors.append(Anchor(time, checkpoint.size))
                 self.result.cosigned.append(checkpoint.size)
                 return
         raise Refused(f"{name}: not by a witness's key")
 
-    def judge(self, again: set[int]) -> set[int]:
-        """Flag entries by keys that had no role then, those that stand there already being known; which these are.
+    def judge_times(self, again: set[int]) -> None:
+        """Section 2: whose time is doubtful, and the latest one before each entry; whether its key had ended is no
+        matter. `again` are the entries whose serial stands before them."""
+        latest = ALWAYS[0]
+        for entry in self.entries:
+            entry.doubt, entry.before = "", latest
+            if entry.number in again or not any(self.lines(entry, key) for key in entry.signed_by):
+                continue
+            outside = [anchor.time for anchor in self.anchors if entry.number < anchor.size]
+            if entry.time - min([self.now, *outside]) > DAY:
+                entry.doubt = "post-dated"
+            elif entry.said["event"] != "collected":
+                entry.doubt = "back-dated" if latest - entry.time > DAY else ""
+                latest = latest if entry.doubt else max(latest, entry.time)
 
-        Anchors of an entry stand behind it, so that the last one is judged first."""
+    def judge_keys(self, again: set[int]) -> None:
+        """Section 2: which keys were valid. Anchors of an entry stand behind it, so that the last one is judged first."""
         anchors = list(self.anchors)
         for entry in reversed(self.entries):
-            if not entry.said:
-                continue
-            entry.keys = {key for key in entry.signed_by if self.may_sign(entry, key, anchors)}
-            if entry.seen and entry.keys and entry.number not in again:
-                anchors.append(Anchor(entry.time, entry.seen[0], frozenset(entry.keys)))
+            covering = [a.time for a in anchors if entry.number < a.size and not a.keys & entry.signed_by]
+            at = min([self.now, *covering])
+            lines = [(key, line) for key in entry.signed_by for line in self.lines(entry, key)]
+            entry.keys = {key for key, line in lines if line.after <= at <= line.before}
+            if entry.seen and entry.keys and not entry.doubt and entry.number not in again:
+                time = max(entry.time, entry.before)
+                anchors.append(Anchor(time, entry.seen[0], frozenset(entry.signed_by)))
+
+    def lines(self, entry: Entry, key: bytes) -> list[Line]:
+        """What gives a key the entry's role on the entry's host, at any time; nothing if the entry is flagged."""
+        if entry.flag:
+            return []
+        role, host = f"entry-{entry.said['role']}", entry.said["host"]
+        return [line for line in self.trust.holding(role) if line.blob == key and line.bound(host)]
+
+    def repeated(self) -> set[int]:
         serials: set[str] = set()
         found = set()
         for entry in self.entries:
@@ -437,36 +460,25 @@ class Ledger:
                 found.add(entry.number)
             elif entry.keys:
                 serials.add(entry.said["serial"])
-        self.all_anchors = anchors
         return found
-
-    def may_sign(self, entry: Entry, key: bytes, anchors: list[Anchor]) -> bool:
-        at = min([self.now, *(anchor.time for anchor in anchors if anchor.covers(entry.number, {key}))])
-        role, host = f"entry-{entry.said['role']}", entry.said["host"]
-        lines = [line for line in self.trust.holding(role) if line.blob == key and line.bound(host)]
-        return any(line.after <= at <= line.before for line in lines)
 
     def read_times(self) -> None:
         """Step 5: which entries count, whose time is doubtful, and what actors had seen."""
         again: set[int] = set()
         for _ in self.entries:
-            before, again = again, self.judge(again)
+            self.judge_times(again)
+            self.judge_keys(again)
+            before, again = again, self.repeated()
             if before == again:
                 break
-        latest = ALWAYS[0]
         for entry in self.entries:
             number = entry.number
             if entry.flag or not entry.keys or number in again:
                 said = "no key that may sign it" if not entry.keys else "it is there already"
                 self.result.flagged[number] = entry.flag or said
                 continue
-            covering = [anchor.time for anchor in self.all_anchors if anchor.covers(number, entry.keys)]
-            if entry.time - min([self.now, *covering]) > DAY:
-                self.result.doubtful[number] = "post-dated"
-            elif latest - entry.time > DAY and entry.said["event"] != "collected":
-                self.result.doubtful[number] = "back-dated"
-            else:
-                latest = max(latest, entry.time)
+            if entry.doubt:
+                self.result.doubtful[number] = entry.doubt
             if entry.seen and not self.was(number, *entry.seen):
                 self.found("forked", f"entry {number}: its actor had verified another tree")
 

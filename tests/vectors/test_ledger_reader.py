@@ -5,14 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
 import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dumpvault.formats.checkpoint import Checkpoint
+from dumpvault.formats.entry import Seen
+from dumpvault.formats.note import cosign
 from support.command import Home
 from support.tampered import CASES, Case, Scene, make_scene
 from vectors import ledger_reader as reader
@@ -115,3 +119,40 @@ def test_one_byte(scene: Scene, tmp_path: Path, seed: int) -> None:
         result = read(scene.home)
         agree(result, scene.home.call("custody", "verify", "--json").json)
         path.write_bytes(before)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_histories(scene: Scene, tmp_path: Path, seed: int) -> None:
+    """Entries by keys that end, with clocks that lie, seen and cosigned: whose time is doubtful, and which ones count."""
+    scene, chance = scene.copied(tmp_path / "site"), random.Random(seed)
+    scene.forget()
+    for folder in ("entries", "checkpoints", "cosignatures", "tile"):
+        shutil.rmtree(scene.root / folder)
+    (scene.root / "entries").mkdir()
+    (scene.root / "checkpoints").mkdir()
+    start = datetime.now(UTC) - timedelta(days=10)
+    for number in range(chance.randint(3, 12)):
+        keys = chance.sample(["actor", "former", "officer", "thief", "stranger"], chance.choice([1, 1, 1, 2]))
+        more: dict[str, Any] = {
+            "time": moment(start, chance.choice([number * 0.7, number * 0.7, chance.uniform(0, 12)]))
+        }
+        if number and chance.random() < 0.7:
+            size = chance.randint(0, number)
+            more["seen"] = Seen(size, scene.root_of(size).hex())
+        if chance.random() < 0.2:
+            keys, more["event"], more["role"] = ["collector"], "collected", "collector"
+        scene.written(*keys, **more)
+        if chance.random() < 0.4:
+            size, at = scene.size, start + timedelta(days=chance.choice([number * 0.7, chance.uniform(0, 11)]))
+            scene.sign_checkpoint(size, scene.root_of(size))
+            text = Checkpoint(scene.origin, size, scene.root_of(size)).text
+            line = cosign(text, "eve", scene.key("eve"), int(at.timestamp()))
+            (scene.root / f"cosignatures/{size}").mkdir(parents=True)
+            (scene.root / f"cosignatures/{size}/{line.id.hex()}").write_text(line.text)
+    signers, ends = scene.home.path / "keys/allowed_signers", re.sub("[-:T]", "", moment(start, chance.uniform(0, 11)))
+    signers.write_text(signers.read_text().replace("20200101000000Z", ends))
+    agree(read(scene.home), scene.home.call("custody", "verify", "--json").json)
+
+
+def moment(start: datetime, days: float) -> str:
+    return (start + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ")
