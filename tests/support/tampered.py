@@ -197,6 +197,14 @@ def _cosigned(scene: Scene) -> Path:
     return path
 
 
+def _signed_falsely(scene: Scene) -> None:
+    path = scene.root / f"checkpoints/{scene.sizes()[1]}"
+    line = path.read_text().splitlines()[-1]
+    words = line.split(" ")
+    words[-1] = jcs.b64encode(jcs.b64decode(words[-1])[:4] + bytes(64))
+    path.write_text(path.read_text() + " ".join(words) + "\n")
+
+
 def _cosign_elsewhere(scene: Scene) -> None:
     path = scene.root / f"cosignatures/{scene.sizes()[-1]}"
     path.mkdir()
@@ -256,7 +264,7 @@ CASES: list[Case] = [
     _ledger("a byte of an entry changed", lambda s: _flip(s.root / "entries/3"), "failed", "rewritten: entry 3 is not"),
     _ledger("an entry replaced by a copy of another", lambda s: shutil.copy(s.root / "entries/2", s.root / "entries/5"), "failed", "rewritten: entry 5 is not"),
     _ledger("two entries change places", lambda s: _swap(s.root / "entries/4", s.root / "entries/6"), "failed", "rewritten: entry 4 is not"),
-    _ledger("an entry in the middle removed", lambda s: (s.root / "entries/4").unlink(), "failed", "truncated: ledger/entries/4 is gone"),
+    _ledger("an entry in the middle removed", lambda s: (s.root / "entries/4").unlink(), "failed", "truncated: a log's key signed"),
     _ledger("those after it moved down to fill the gap", lambda s: [(s.root / f"entries/{i + 1}").rename(s.root / f"entries/{i}") for i in range(4, s.size - 1)], "failed", "rewritten: entry 4 is not"),
     _ledger("the last entries removed", lambda s: s.cut(6, checkpoints=False), "failed", "truncated"),
     _ledger("the last entries and their checkpoints removed", lambda s: s.cut(6, checkpoints=True), "failed", "rolled back: this home's memory"),
@@ -291,6 +299,12 @@ CASES: list[Case] = [
     _ledger("an entry of another ledger", lambda s: s.written(ledger="ledger-0"), "intact", "an entry of another ledger"),
     _ledger("an entry of a newer version", lambda s: s.append(_newer(s)), "intact", "format 2"),
     _ledger("junk in the inbox", lambda s: (s.root / "inbox" / ("0" * 64)).write_bytes(b"junk"), "intact", '"waiting": 1'),
+    _ledger("junk behind the end", lambda s: (s.root / "entries/99").write_bytes(b"junk"), "intact", "are no entries"),
+    _ledger("an entry's name taken by a folder", lambda s: (s.root / f"entries/{s.size}").mkdir(), "intact", "are no entries"),
+    _ledger("an entry's name taken by a link", lambda s: (s.root / f"entries/{s.size}").symlink_to("0"), "intact", "are no entries"),
+    _ledger("an entry whose actor says to have seen 2^64 - 1", lambda s: s.written(seen=Seen(2**64 - 1, "0" * 64)), "intact", "has seen more than"),
+    _ledger("a checkpoint with one good and one false signature of the log", _signed_falsely, "intact", "does not verify"),
+    _ledger("a cosignature copied under another name", lambda s: shutil.copy(_cosigned(s), _cosigned(s).with_name("0" * 8)), "intact", "prove nothing here"),
     _ledger("a tile changed", lambda s: [_flip(path) for path in (s.root / "tile/0").glob(f"000.p/{s.size}")], "intact", "junk: not what the entries make"),
     _ledger("all tiles removed", lambda s: shutil.rmtree(s.root / "tile"), "intact", '"flagged": []'),
     _ledger("an entry whose purpose is HTML", lambda s: s.written(purpose="<script>alert(1)</script>"), "intact", '"flagged": []'),

@@ -318,9 +318,9 @@ class Ledger:
         self.origin = load("ledger.json", self.get("ledger.json"), {"format": 1, "origin": ORIGIN})["origin"]
 
     def read_checkpoints(self) -> None:
-        """Step 2, but for what needs the tree. The time of a log's key is judged now."""
+        """Step 2, but for what needs the tree. A log's key counts whenever it is valid."""
         logs = [line for line in self.trust.holding("checkpoint") if line.bound(self.origin)]
-        keys = [line.ed25519 for line in logs if line.ed25519 and line.after <= self.now <= line.before]
+        keys = [line.ed25519 for line in logs if line.ed25519]
         self.checkpoints: dict[int, Checkpoint] = {}
         for size in self.names("checkpoints"):
             name = f"checkpoints/{size}"
@@ -336,13 +336,13 @@ class Ledger:
         """Step 3, and the parts of 2 and 4 that need the tree."""
         numbers = {int(name) for name in self.names("entries") if DECIMAL.fullmatch(name)}
         tip = next(i for i in range(len(numbers) + 1) if i not in numbers)
-        if max(numbers, default=-1) > tip:
-            self.found("truncated", f"entry {tip} is gone, and others stand after it")
-        held = {number: self.get(f"entries/{number}") for number in sorted(numbers)}
+        self.result.others += [f"entries/{number}: behind a gap" for number in sorted(numbers) if number > tip]
+        held = {number: self.get(f"entries/{number}") for number in range(tip)}
         held = {number: data if len(data) <= 65535 else b"" for number, data in held.items()}
         self.tree = Tree([held[i] for i in range(tip)])
         self.result.entries = tip
-        self.latest = max((size for size in self.checkpoints if size <= tip), default=0)
+        standing = [s for s, c in self.checkpoints.items() if s <= tip and self.tree.root(s) == c.root]
+        self.latest = max(standing, default=0)
         if self.latest in self.checkpoints:
             self.result.checkpoint = (self.latest, self.checkpoints[self.latest].root.hex())
         for size, checkpoint in sorted(self.checkpoints.items()):
@@ -364,6 +364,7 @@ class Ledger:
             entry.time = instant(name, said["time"])
             if said["seen"]:
                 entry.seen = (int(said["seen"]["size"], 16), said["seen"]["root"])
+                need(entry.seen[0] <= 1 << 40, name, "more entries than a ledger can have")
             signatures = {one["keyid"]: base64.b64decode(one["sig"]) for one in envelope["signatures"]}
             need(len(signatures) == len(envelope["signatures"]), name, "a key id stands twice")
             for keyid in signatures.keys() & self.trust.blobs.keys():
@@ -389,17 +390,20 @@ class Ledger:
         need(ours, name, "an entry of another ledger")
 
     def read_cosignatures(self) -> None:
-        """Step 7. The time of a witness's key is judged now."""
-        lines = [line for line in self.trust.holding("cosignature") if line.after <= self.now <= line.before]
+        """Step 7. A witness's key must be valid at the time that it names."""
+        lines = self.trust.holding("cosignature")
         for folder in self.names("cosignatures", Path.is_dir):
             for ident in self.names(f"cosignatures/{folder}"):
                 name = f"cosignatures/{folder}/{ident}"
                 try:
                     need(DECIMAL.fullmatch(folder) and KEY_ID.fullmatch(ident), name, "not the name of a cosignature")
-                    need(int(folder) in self.checkpoints, name, "of no good checkpoint")
+                    checkpoint = self.checkpoints.get(int(folder))
+                    standing = checkpoint and self.was(checkpoint.size, checkpoint.size, checkpoint.root.hex())
+                    need(standing and int(folder) <= self.result.entries, name, "of no checkpoint that stands")
+                    assert checkpoint
                     line = plain(name, self.get(name))
                     need(line.endswith("\n"), name, "not a line")
-                    self.read_cosignature(name, line[:-1], self.checkpoints[int(folder)], lines)
+                    self.read_cosignature(name, line[:-1], checkpoint, lines)
                 except Refused as error:
                     self.result.others.append(str(error))
 
@@ -413,6 +417,7 @@ class Ledger:
             if pin.principal == witness and pin.ed25519 and key_id(witness, 4, pin.ed25519) == ident:
                 need(signed(pin.ed25519, signature[8:], message), name, "does not verify")
                 time = datetime.fromtimestamp(min(at, 2**37), UTC)
+                need(pin.after <= time <= pin.before, name, "the witness's key was not valid then")
                 self.anchors.append(Anchor(time, checkpoint.size))
                 self.result.cosigned.append(checkpoint.size)
                 return
@@ -453,24 +458,20 @@ class Ledger:
         return [line for line in self.trust.holding(role) if line.blob == key and line.bound(host)]
 
     def repeated(self) -> set[int]:
+        """Section 2: those whose serial stands before them, whether that one's key had ended or not."""
         serials: set[str] = set()
         found = set()
         for entry in self.entries:
-            if entry.keys and entry.said["serial"] in serials:
-                found.add(entry.number)
-            elif entry.keys:
+            if any(self.lines(entry, key) for key in entry.signed_by):
+                found |= {entry.number} if entry.said["serial"] in serials else set()
                 serials.add(entry.said["serial"])
         return found
 
     def read_times(self) -> None:
         """Step 5: which entries count, whose time is doubtful, and what actors had seen."""
-        again: set[int] = set()
-        for _ in self.entries:
-            self.judge_times(again)
-            self.judge_keys(again)
-            before, again = again, self.repeated()
-            if before == again:
-                break
+        again = self.repeated()
+        self.judge_times(again)
+        self.judge_keys(again)
         for entry in self.entries:
             number = entry.number
             if entry.flag or not entry.keys or number in again:
@@ -518,5 +519,6 @@ def read(
     ledger.compare(kept)
     ledger.read_caches()
     result = ledger.result
-    result.verdict = "failed" if result.findings else "intact" if ledger.checkpoints else "incomplete"
+    bare = result.entries and not ledger.latest
+    result.verdict = "failed" if result.findings else "incomplete" if bare else "intact"
     return result

@@ -47,7 +47,7 @@ def witnesses(note: Note, trust: AllowedSigners) -> list[tuple[str, datetime]]:
                 at = note.cosigned_by(key.principal, key.signer, "a cosignature")
             except Forged:
                 continue
-            if at is not None and not key.outside(when := datetime.fromtimestamp(min(at, 1 << 36), UTC)):
+            if at is not None and not key.outside(when := datetime.fromtimestamp(min(at, 1 << 37), UTC)):
                 found.append((key.principal, when))
     return found
 
@@ -59,10 +59,11 @@ def cosigned(ledger: Ledger, trust: AllowedSigners, checkpoint: Checkpoint) -> l
     for id_ in sorted(ledger.store.children(folder)):
         try:
             text = ledger.store.get(f"{folder}/{id_}", 0, 1024).decode()
-            note = Note(checkpoint.text, (Line.parse(text.removesuffix("\n"), f"{folder}/{id_}"),))
-        except (Forged, UnicodeDecodeError):
+            line = Line.parse(text.removesuffix("\n"), f"{folder}/{id_}")
+        except (Forged, Incomplete, UnicodeDecodeError):
             continue
-        found += witnesses(note, trust)
+        if (line.text, line.id.hex()) == (text, id_):
+            found += witnesses(Note(checkpoint.text, (line,)), trust)
     return found
 
 

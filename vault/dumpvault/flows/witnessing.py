@@ -66,7 +66,7 @@ def cosigned_note(custody: Custody, checkpoint: Checkpoint) -> bytes:
         try:
             text = store.get(f"ledger/cosignatures/{size}/{id_}", 0, 1024).decode().removesuffix("\n")
             line = Line.parse(text, id_)
-        except (Forged, UnicodeDecodeError):
+        except (Forged, Incomplete, UnicodeDecodeError):
             continue
         if witnesses(Note(note.text, (line,)), custody.trust) and line not in lines:
             lines.append(line)

@@ -24,6 +24,8 @@ __all__ = ["EVENTS", "LIMIT", "ROLES", "SIGNATURES", "Entry", "Judged", "Seen", 
 #: Bytes of an entry: what a bundle's 16-bit length can say.
 LIMIT = 65535
 SIGNATURES = 4
+#: How many entries a ledger can have.
+ENTRIES = 1 << 40
 _NOT_COLLECTOR = ("analyst", "custodian", "officer", "auditor")
 ROLES = ("collector", *_NOT_COLLECTOR)
 #: Which roles an event may be by.
@@ -112,6 +114,8 @@ class Entry:
         if not f.is_null("seen"):
             inner = f.object("seen")
             seen = Seen(inner.quantity("size"), inner.digest("root"))
+            if seen.size > ENTRIES:
+                f.refuse(f"has seen more than {ENTRIES} entries, which no ledger has")
             inner.done()
         entry = cls(
             event=f.text("event", "|".join(EVENTS)),

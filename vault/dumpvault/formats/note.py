@@ -83,14 +83,18 @@ class Note:
 
     def signed_by(self, name: str, key: Signer, where: str) -> bool:
         """Whether ``key`` signed under ``name`` (type 0x01). Raises ``Forged`` where its line does not verify."""
-        return any(self._verified(line, key, self.text.encode(), line.signature, where)
-                   for line in self._of(name, SIGNATURE, key))  # fmt: skip
+        data = self.text.encode()
+        # All of them: one that does not verify makes the note bad, also after one that does.
+        found = [self._verified(line, key, data, line.signature, where) for line in self._of(name, SIGNATURE, key)]
+        return bool(found)
 
     def cosigned_by(self, name: str, key: Signer, where: str) -> int | None:
         """When a witness cosigned, in seconds since 1970; None if it did not. Raises ``Forged`` as ``signed_by`` does."""
         times = []
         for line in self._of(name, COSIGNATURE, key):
             time = int.from_bytes(line.signature[:8])
+            if time >= 1 << 63:
+                raise Forged(f"{where}: a time that no clock has", "It proves nothing.")
             self._verified(line, key, cosigned(self.text, time), line.signature[8:], where)
             times.append(time)
         return min(times, default=None)

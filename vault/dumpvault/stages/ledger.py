@@ -193,7 +193,8 @@ class Ledger:
             self.check_consistent(known, latest)
         writing = _Writing(self, self.edge(latest))
         waiting = self.waiting()
-        while writing.size < tip:
+        # One by one: whoever may write to the store can put an object behind a gap.
+        while self._there(writing.size):
             writing.take_there()
         for digest in waiting:
             name = f"ledger/inbox/{digest}"

@@ -170,6 +170,8 @@ class LocalStore:
                 f"{name}: no such object in {self.root}", "Restore it from a copy, if there is one."
             ) from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise ObjectMissing(f"{name}: not a regular file in {self.root}", "Restore it from a copy.") from None
             raise failed(name, "opening it", error) from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
