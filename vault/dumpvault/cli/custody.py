@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import at_option, load_site, load_trust, store_option, unlocker
-from dumpvault.errors import BadInput, Incomplete, Usage
+from dumpvault.cli.evidence import check_command, export_command, prove_command, witness_command
+from dumpvault.cli.recording import custody_options, load_custody
+from dumpvault.cli.site import at_option
+from dumpvault.errors import BadInput, Usage
 from dumpvault.formats.entry import EVENTS
 
 if TYPE_CHECKING:
@@ -18,9 +19,8 @@ if TYPE_CHECKING:
     from dumpvault.flows.custody import Custody
     from dumpvault.formats.entry import Entry
 
-__all__ = ["custody_command", "load_custody"]
+__all__ = ["custody_command"]
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 _MARKS = {"held": "held", "missing": "MISSING", "failed": "FAILED", "skipped": "not done"}
 _RECORDS = tuple(event for event in EVENTS if event in ("received", "moved", "exported"))
 
@@ -31,30 +31,6 @@ def custody_command() -> None:
 
     Each command that opens or changes a vault writes an entry of its own. None of these needs a key that opens anything.
     """
-
-
-def custody_options(command: _Command) -> _Command:
-    """``--store``, ``--allowed-signers``, ``--json``."""
-    command = output.json_option(command)
-    command = click.option(
-        "--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]"
-    )(command)
-    return store_option(command)
-
-
-def load_custody(store: str | None, allowed_signers: str | None, at: datetime | None = None) -> Custody:
-    """The ledger of the store. Raises ``Incomplete`` where it has none."""
-    from dumpvault.flows.custody import Custody
-
-    site = load_site()
-    trust = load_trust(site, allowed_signers, at)
-    place = site.store(store)
-    found = Custody.of(site, place, trust, unlocker(None))
-    if found is None:
-        raise Incomplete(
-            f"{place.url}: the store has no ledger", "'dumpvault init' begins one in the site's own store."
-        )
-    return found
 
 
 @custody_command.command(
@@ -313,7 +289,5 @@ def sequence_command(store: str | None, allowed_signers: str | None, as_json: bo
         )
 
 
-from dumpvault.cli import evidence  # noqa: E402 - the group's other commands, which need it
-
-for _command in (evidence.prove_command, evidence.check_command, evidence.witness_command, evidence.export_command):
+for _command in (prove_command, check_command, witness_command, export_command):
     custody_command.add_command(_command)

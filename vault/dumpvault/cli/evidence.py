@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.recording import why_options
+from dumpvault.cli.recording import load_custody, why_options
 from dumpvault.cli.site import at_option, load_site, load_trust, store_option
 from dumpvault.errors import BadInput
 
@@ -39,7 +39,6 @@ def prove_command(
 
     It holds the ledger's latest checkpoint, with the witnesses' cosignatures.
     """
-    from dumpvault.cli.custody import load_custody
     from dumpvault.flows.listing import find_vault
     from dumpvault.flows.witnessing import first_entry, prove
 
@@ -123,7 +122,6 @@ def witness_command(
     A witness is another home than those that write, with a key of role witness. It remembers what it has signed, and
     signs nothing that does not continue it.
     """
-    from dumpvault.cli.custody import load_custody
     from dumpvault.flows.witnessing import witness
 
     custody = load_custody(store, allowed_signers)
@@ -168,7 +166,6 @@ def export_command(
     It holds what is signed of the vault, each of its entries with a proof, public keys, and a page that says how to check
     them; no sealed memory and no key. That it was exported is an entry first, so that the archive holds that as well.
     """
-    from dumpvault.cli.custody import load_custody
     from dumpvault.flows.exporting import export
     from dumpvault.flows.listing import find_vault
     from dumpvault.flows.recording import Recording

@@ -16,8 +16,7 @@ from dumpvault.errors import BadInput, PolicyRefused, Usage, VaultError
 from dumpvault.formats.plain import printable, size
 
 if TYPE_CHECKING:
-    from dumpvault.flows.judging import Judgement
-    from dumpvault.flows.verified import Report
+    from dumpvault.flows.verified import Judgement, Report
 
 __all__ = [
     "bar",

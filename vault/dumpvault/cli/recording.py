@@ -1,15 +1,16 @@
-"""What the commands that are recorded in the store's ledger share: the record itself, and the options that say why."""
+"""What the commands share that are recorded in the store's ledger, or are about it: the ledger itself, and options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.site import unlocker
-from dumpvault.errors import Forged, VaultError
+from dumpvault.cli.site import load_site, load_trust, store_option, unlocker
+from dumpvault.errors import Forged, Incomplete, VaultError
 from dumpvault.flows.recording import Recording
 from dumpvault.flows.site import Site
 from dumpvault.flows.verified import Report
@@ -17,7 +18,10 @@ from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.model import Store
 
-__all__ = ["load_recording", "officers_record", "why_options"]
+if TYPE_CHECKING:
+    from dumpvault.flows.custody import Custody
+
+__all__ = ["custody_options", "load_custody", "load_recording", "officers_record", "why_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -49,3 +53,27 @@ def officers_record(recording: Recording, event: str, reason: str, ticket: str) 
         recording.record(report, event, "officer", Retrieval(reason, ticket))
 
     return record
+
+
+def custody_options(command: _Command) -> _Command:
+    """``--store``, ``--allowed-signers``, ``--json``."""
+    command = output.json_option(command)
+    command = click.option(
+        "--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]"
+    )(command)
+    return store_option(command)
+
+
+def load_custody(store: str | None, allowed_signers: str | None, at: datetime | None = None) -> Custody:
+    """The ledger of the store. Raises ``Incomplete`` where it has none."""
+    from dumpvault.flows.custody import Custody
+
+    site = load_site()
+    trust = load_trust(site, allowed_signers, at)
+    place = site.store(store)
+    found = Custody.of(site, place, trust, unlocker(None))
+    if found is None:
+        raise Incomplete(
+            f"{place.url}: the store has no ledger", "'dumpvault init' begins one in the site's own store."
+        )
+    return found

@@ -8,48 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from dumpvault.errors import BadInput, PolicyRefused
 from dumpvault.flows.site import Site
+from dumpvault.flows.verified import Judgement, Report
 from dumpvault.formats import jcs
 from dumpvault.formats.commit import Regions
 from dumpvault.formats.event import Released
 from dumpvault.formats.header import Header
-from dumpvault.formats.policy import Broken, Policy
+from dumpvault.formats.policy import Policy
 from dumpvault.formats.policy_facts import CommitFacts, Custody, Found, Party, Retrieval, signature_kind
 from dumpvault.ranges import Ranges
 
-if TYPE_CHECKING:
-    from dumpvault.flows.verified import Report
-
-__all__ = ["Judge", "Judgement"]
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """``policy`` is what the vault was judged by; ``trusted`` is False where it is only the vault's own word.
-
-    ``differs`` says that the vault was captured under another one.
-    """
-
-    policy: Policy
-    trusted: bool
-    differs: bool
-    broken: tuple[Broken, ...]
-    note: str
-    #: What it was judged by: the facts of the vault.
-    found: Found
-
-    @property
-    def refusal(self) -> PolicyRefused:
-        """The error that stands for all broken rules."""
-        return self.policy.refusal(list(self.broken), "Nothing was opened.")
-
-    @property
-    def refusals(self) -> list[PolicyRefused]:
-        """One error for each broken rule."""
-        return [self.policy.refusal([one], "") for one in self.broken]
+__all__ = ["Judge"]
 
 
 @dataclass(frozen=True, slots=True)

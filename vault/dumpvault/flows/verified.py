@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from dumpvault.errors import Incomplete, PolicyRefused, VaultError
 from dumpvault.formats.keybag import Keybag
+from dumpvault.formats.policy import Broken, Policy
+from dumpvault.formats.policy_facts import Found
 from dumpvault.formats.timestamp import Anchor
 from dumpvault.stages.examine import Examiner
 
-if TYPE_CHECKING:
-    from dumpvault.flows.judging import Judgement
-
-__all__ = ["STEPS", "Report", "Step", "require_structure"]
+__all__ = ["STEPS", "Judgement", "Report", "Step", "require_structure"]
 
 STEPS = {
     1: "header",
@@ -46,6 +45,32 @@ class Step:
     @property
     def title(self) -> str:
         return STEPS[self.number]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``policy`` is what the vault was judged by; ``trusted`` is False where it is only the vault's own word.
+
+    ``differs`` says that the vault was captured under another one.
+    """
+
+    policy: Policy
+    trusted: bool
+    differs: bool
+    broken: tuple[Broken, ...]
+    note: str
+    #: What it was judged by: the facts of the vault.
+    found: Found
+
+    @property
+    def refusal(self) -> PolicyRefused:
+        """The error that stands for all broken rules."""
+        return self.policy.refusal(list(self.broken), "Nothing was opened.")
+
+    @property
+    def refusals(self) -> list[PolicyRefused]:
+        """One error for each broken rule."""
+        return [self.policy.refusal([one], "") for one in self.broken]
 
 
 @dataclass(slots=True)
