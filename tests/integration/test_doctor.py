@@ -54,6 +54,17 @@ def test_a_machine_that_is_ready(root: Root, sysfs: Path) -> None:
     assert len(text.out.splitlines()) == len(checks)
 
 
+def test_a_signer_of_before_the_ledger_is_told_of(root: Root, sysfs: Path) -> None:
+    """Its captures are good, and leave no entry that counts."""
+    signers = root.path / "etc/dumpvault/keys/allowed_signers"
+    text = signers.read_text()
+    assert ",dumpvault-entry-collector@v1" in text
+    signers.write_text(text.replace(",dumpvault-entry-collector@v1", ""))
+    ran, checks = ask(root, sysfs)
+    assert (ran.code, checks["signers"]["state"]) == (0, "warning")
+    assert "dumpvault-entry-collector@v1" in checks["signers"]["found"]
+
+
 def test_a_private_recipient_key_opens_the_canary_and_is_warned_of(root: Root, sysfs: Path, tmp_path: Path) -> None:
     """Where the private half is, the canary is opened; on a collector that is worth a warning."""
     shutil.copy(tmp_path / "analyst.key", root.path / "etc/dumpvault/private/analyst.key")

@@ -164,6 +164,10 @@ class _Case:
         if not any(entry.host == self.host for entry in entries):
             advice = f"dumpvault keys new signer collector@{self.host} --unprotected"
             return Check(name, "warning", f"{found}, is not bound to host {self.host}", advice)
+        entries_by = namespace("entry-collector")
+        if all(entry.objection(entries_by, self.host, None) for entry in entries):
+            advice = f"Add {entries_by} to its namespaces there, or captures leave no entry that counts in a ledger."
+            return Check(name, "warning", f"{found}, which lacks {entries_by}", advice)
         return Check(name, "ok", found)
 
     def check_rules(self) -> Iterator[Check]:
