@@ -213,6 +213,21 @@ def test_verify_records_its_verdict(scene: Scene) -> None:
     assert scene.entries()[-1]["detail"] == {"verdict": "intact"}
 
 
+def test_verifying_with_a_key_is_an_opening(scene: Scene) -> None:
+    """It unwraps keys, so it is recorded before it does, and refused where that is demanded and cannot be."""
+    words = ("verify", scene.vault, "--with-key", "analyst")
+    with traced() as steps:
+        ran = scene.home.call(*words)
+    assert ran.code == 0, clean(ran)
+    order = [step for step in kinds(steps) if step != "body"]
+    assert order == ["entry opened", "unwrap", "entry closed"]
+    assert scene.entries()[-2]["detail"] == {"how": "verify"}
+    with traced() as steps, unwritable():
+        ran = scene.home.call(*words, "--policy", scene.policy(required="true"))
+    assert (ran.code, "custody.required" in clean(ran), "unwrap" in steps) == (11, True, False)
+    assert scene.home.call("verify", scene.vault, "--policy", scene.policy(required="true")).code == 0
+
+
 _CANNOT: dict[str, Callable[[Scene], AbstractContextManager[object]]] = {
     "no ledger": without_ledger, "no actor": without_actor, "unwritable": lambda scene: unwritable(),
 }  # fmt: skip

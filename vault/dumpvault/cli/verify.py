@@ -21,7 +21,7 @@ from dumpvault.cli.site import (
 from dumpvault.errors import StoreFailed
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
-from dumpvault.flows.recording import Recording
+from dumpvault.flows.recording import Opening, Recording
 from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verified import Report
 from dumpvault.flows.verify import verify
@@ -76,10 +76,18 @@ def verify_command(
         key = unlocker(passphrase_file)(key)
     place = site.store(store)
     found = find_vault(place, vault)
-    with output.bar("verifying") as progress:
-        report = verify(place, found, trust, jobs=jobs, key=key, judge=Judge(site, policy), progress=progress)
-    if record:
-        _record(load_recording(site, place, trust), report)
+    recording = load_recording(site, place, trust) if record or key else None
+    opening = Opening(recording, "verify") if recording and key else None
+    begin = opening.begin if opening else lambda report: None
+    try:
+        with output.bar("verifying") as progress:
+            judge = Judge(site, policy)
+            report = verify(place, found, trust, jobs=jobs, key=key, judge=judge, begin=begin, progress=progress)
+    finally:
+        if opening:
+            opening.end(0, ())
+    if record and recording:
+        _record(recording, report)
     if as_json:
         _print_json(report)
     else:

@@ -51,13 +51,14 @@ def verify(
     judge: Judge | None = None,
     bodies: bool = True,
     keys: bool = True,
+    begin: Callable[[Report], None] = lambda report: None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
     """Carry out every step that can be; never raises for what is wrong with the vault, which the report says.
 
     ``judge`` says what policy the vault must obey; without one, step 10 is left out. ``bodies`` False leaves out reading
     the regions (step 6, of which the sizes are still checked), for ``open``, which checks every block as it decrypts, and
-    for ``info``. ``keys`` False leaves out the key objects (step 5), which a grant does without.
+    for ``info``. ``begin`` is called before ``key`` unwraps anything, and what it raises ends it. ``keys`` False leaves out the key objects (step 5), which a grant does without.
     """
     moment = moment or trust.at or datetime.now(UTC)
     examiner = Examiner(vault, trust, moment)
@@ -78,6 +79,7 @@ def verify(
         if judge is not None:
             flow.policy(judge)
         if key is not None:
+            begin(report)
             flow.openability(key)
     if report.header_read and report.steps[2].state != "held":
         for number in (5, 6, 7, 11):
