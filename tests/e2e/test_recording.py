@@ -219,7 +219,7 @@ def test_verifying_with_a_key_is_an_opening(scene: Scene) -> None:
     with traced() as steps:
         ran = scene.home.call(*words)
     assert ran.code == 0, clean(ran)
-    order = [step for step in kinds(steps) if step != "body"]
+    order = kinds([step for step in steps if step != "body"])
     assert order == ["entry opened", "unwrap", "entry closed"]
     assert scene.entries()[-2]["detail"] == {"how": "verify"}
     with traced() as steps, unwritable():

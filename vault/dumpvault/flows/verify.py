@@ -58,7 +58,8 @@ def verify(
 
     ``judge`` says what policy the vault must obey; without one, step 10 is left out. ``bodies`` False leaves out reading
     the regions (step 6, of which the sizes are still checked), for ``open``, which checks every block as it decrypts, and
-    for ``info``. ``begin`` is called before ``key`` unwraps anything, and what it raises ends it. ``keys`` False leaves out the key objects (step 5), which a grant does without.
+    for ``info``. ``begin`` is called before ``key`` unwraps anything, and what it raises ends it. ``keys`` False leaves
+    out the key objects (step 5), which a grant does without.
     """
     moment = moment or trust.at or datetime.now(UTC)
     examiner = Examiner(vault, trust, moment)
