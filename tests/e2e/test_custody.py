@@ -14,6 +14,8 @@ import pytest
 
 from dumpvault.formats import merkle
 from dumpvault.formats.note import SIGNATURE, key_id
+from dumpvault.stages.ledger import Ledger
+from dumpvault.stages.store.local import LocalStore
 from support.command import Home, Ran, make_home, seal
 from support.tampered import Scene, make_scene
 from support.vmcore import write_core
@@ -87,6 +89,31 @@ def test_checkpoints_are_consistent_to_go(scene: Scene, program: Path, tmp_path:
                 program, vkey(scene), "consistency", *(scene.root / f"checkpoints/{n}" for n in (old, new)), proof
             )
             assert found == (old <= new)
+
+
+def test_a_mirror_is_a_log_to_go(scene: Scene, program: Path, tmp_path: Path) -> None:
+    """Tiles and bundles, full and partial; more is added by the next; one byte changed, and Go refuses it."""
+    scene = scene.copied(tmp_path / "site")
+    made = Ledger.of(LocalStore(str(scene.home.path / "store")), [scene.log.signer])
+    assert made
+    folder = tmp_path / "mirror"
+    for count in (0, 250, 300):
+        for number in range(count):
+            made.append(b"%d" % number, scene.log, None, lambda data, name: True)
+        ran = scene.home.call("custody", "mirror", folder, "--json")
+        assert ran.code == 0, clean(ran)
+        assert go(program, vkey(scene), "tiles", folder)
+    assert ran.json["size"] > 512
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"checkpoint", "tile/0/000", "tile/0/001", "tile/entries/000", "tile/1/000.p/2"} <= names
+    for name in ("tile/entries/001", "tile/0/000", "checkpoint"):
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+        assert not go(program, vkey(scene), "tiles", folder), name
+        (folder / name).write_bytes(data)
+    (folder / "tile/0/000").write_bytes(b"else")
+    ran = scene.home.call("custody", "mirror", folder)
+    assert (ran.code, "another file stands there" in ran.err) == (1, True)
 
 
 def test_proof_travels(scene: Scene, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 // Checks what dumpvault proves with Go's own transparency log packages (golang.org/x/mod/sumdb): signed notes and RFC 6962.
 //
 //	tlog VKEY inclusion PROOF            a C2SP tlog-proof, with its record in "extra"
+//	tlog VKEY tiles DIRECTORY            every record of a C2SP tlog-tiles log, by tiles and bundles alone
 //	tlog VKEY consistency OLD NEW PROOF  two checkpoints, and the hashes between them in base64, one to a line
 package main
 
@@ -52,6 +53,46 @@ func tree(text string, verifier note.Verifier) (int64, tlog.Hash) {
 	return size, hash(lines[2])
 }
 
+// directory is where tiles are. C2SP's paths are those of x/mod's for height 8, without the height.
+type directory string
+
+func (d directory) Height() int                            { return 8 }
+func (d directory) SaveTiles([]tlog.Tile, [][]byte)        {}
+func (d directory) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	var found [][]byte
+	for _, tile := range tiles {
+		data, err := os.ReadFile(string(d) + "/" + strings.Replace(tile.Path(), "tile/8/", "tile/", 1))
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, data)
+	}
+	return found, nil
+}
+
+func readTiles(path string, verifier note.Verifier) {
+	size, root := tree(read(path+"/checkpoint"), verifier)
+	reader := tlog.TileHashReader(tlog.Tree{N: size, Hash: root}, directory(path))
+	for first := int64(0); first < size; first += 256 {
+		name := tlog.Tile{H: 8, L: 0, N: first / 256, W: 256}
+		if size-first < 256 {
+			name.W = int(size - first)
+		}
+		bundle := read(path + "/" + strings.Replace(name.Path(), "tile/8/0/", "tile/entries/", 1))
+		for i := first; i < first+int64(name.W); i++ {
+			length := int(bundle[0])<<8 | int(bundle[1])
+			record := bundle[2 : 2+length]
+			bundle = bundle[2+length:]
+			proof, err := tlog.ProveRecord(size, i, reader)
+			must(err)
+			must(tlog.CheckRecord(proof, size, root, i, tlog.RecordHash([]byte(record))))
+		}
+		if bundle != "" {
+			must(fmt.Errorf("bytes after the last record"))
+		}
+	}
+}
+
 func main() {
 	verifier, err := note.NewVerifier(os.Args[1])
 	must(err)
@@ -71,6 +112,8 @@ func main() {
 		}
 		size, root := tree(checkpoint, verifier)
 		must(tlog.CheckRecord(proof, size, root, index, tlog.RecordHash(record)))
+	} else if os.Args[2] == "tiles" {
+		readTiles(os.Args[3], verifier)
 	} else {
 		oldSize, oldRoot := tree(read(os.Args[3]), verifier)
 		size, root := tree(read(os.Args[4]), verifier)

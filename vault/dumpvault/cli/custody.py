@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.evidence import check_command, export_command, prove_command, witness_command
+from dumpvault.cli.evidence import check_command, export_command, mirror_command, prove_command, witness_command
 from dumpvault.cli.recording import custody_options, load_custody
 from dumpvault.cli.site import at_option
 from dumpvault.errors import BadInput, Usage
@@ -289,5 +289,5 @@ def sequence_command(store: str | None, allowed_signers: str | None, as_json: bo
         )
 
 
-for _command in (prove_command, check_command, witness_command, export_command):
+for _command in (prove_command, check_command, witness_command, export_command, mirror_command):
     custody_command.add_command(_command)

@@ -1,4 +1,4 @@
-"""``dumpvault custody prove``, ``check``, ``witness`` and ``export``: what is given to others, and what they do with it."""
+"""``dumpvault custody prove``, ``check``, ``witness``, ``export`` and ``mirror``: what is given to others."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.recording import load_custody, why_options
+from dumpvault.cli.recording import custody_options, load_custody, why_options
 from dumpvault.cli.site import at_option, load_site, load_trust, store_option
 from dumpvault.errors import BadInput
 
-__all__ = ["check_command", "export_command", "prove_command", "witness_command"]
+__all__ = ["check_command", "export_command", "mirror_command", "prove_command", "witness_command"]
 
 _signers = click.option(
     "--allowed-signers", metavar="FILE", help="Whom to trust, in OpenSSH's format. [default: the site's]"
@@ -196,3 +196,23 @@ def export_command(
         )
     else:
         click.echo(name)
+
+
+@click.command(
+    "mirror",
+    epilog=output.epilog("dumpvault custody mirror /srv/www/ledger", codes=(0, 1, 2, 3, 10, 12, 13)),
+)
+@click.argument("folder", metavar="DIR")
+@custody_options
+def mirror_command(folder: str, store: str | None, allowed_signers: str | None, as_json: bool) -> None:
+    """Write the ledger as plain C2SP tlog-tiles, for monitors and other clients of such logs.
+
+    Run it again, and what is new is added. It holds every entry, of all vaults of the store.
+    """
+    from dumpvault.flows.mirroring import mirror
+
+    custody = load_custody(store, allowed_signers)
+    made = mirror(custody, folder)
+    output.say(f"{folder}: {custody.origin}, {made.size} entries")
+    if as_json:
+        output.print_json({"directory": folder, "origin": custody.origin, "root": made.root.hex(), "size": made.size})
