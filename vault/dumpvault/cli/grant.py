@@ -8,12 +8,11 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
-from dumpvault.cli.recording import load_recording, officers_record, why_options
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.officer import load_officer, officer_options
+from dumpvault.cli.recording import why_options
 from dumpvault.errors import Usage
 from dumpvault.flows.granting import GrantRequest, grant
 from dumpvault.flows.listing import find_vault
-from dumpvault.flows.roles import signer_with_role
 
 __all__ = ["grant_command"]
 
@@ -32,16 +31,12 @@ __all__ = ["grant_command"]
 @click.option("--notes", is_flag=True, help="ELF headers and notes: registers, VMCOREINFO.")
 @click.option("--to", required=True, metavar="NAME|FILE", help="The public key of who shall open them.")
 @click.option("-o", "--output", "path", metavar="FILE", help="The grant's file. [default: a name of its own]")
-@store_option
-@click.option("--signer", metavar="NAME|FILE", help="The officer's key. [default: the home's only one]")
 @click.option(
     "--key", "keys", multiple=True, metavar="NAME|FILE", help="Private key that opens it. [default: any of the site's]"
 )
-@passphrase_option
 @approvals_option
 @why_options
-@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
-@output.json_option
+@officer_options
 def grant_command(
     vault: str,
     regions: str | None,
@@ -49,13 +44,13 @@ def grant_command(
     notes: bool,
     to: str,
     path: str | None,
-    store: str | None,
-    signer: str | None,
     keys: tuple[str, ...],
-    passphrase_file: str | None,
     approvals: tuple[str, ...],
     reason: str,
     ticket: str,
+    store: str | None,
+    signer: str | None,
+    passphrase_file: str | None,
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
@@ -67,18 +62,16 @@ def grant_command(
     """
     if (regions is not None) + dmesg + notes != 1:
         raise Usage("one of --regions, --dmesg and --notes says what is granted", "Give exactly one.")
-    site = load_site()
-    trust = load_trust(site, allowed_signers)
-    place = site.store(store)
-    unlock = unlocker(passphrase_file)
-    held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
+    officer = load_officer(store, signer, passphrase_file, allowed_signers)
     what: Literal["regions", "dmesg", "notes"] = "dmesg" if dmesg else "notes" if notes else "regions"
-    agreed = load_approvals(site, approvals, keys, "grant")
-    request = GrantRequest(find_vault(place, vault), what, regions or "", site.trust.recipient(to), held, agreed)
+    agreed = load_approvals(officer.site, approvals, keys, "grant")
+    receiver = officer.site.trust.recipient(to)
+    found = find_vault(officer.store, vault)
+    request = GrantRequest(found, what, regions or "", receiver, officer.keys(keys), agreed)
     write = output.new_file(path)
     made, data = grant(
-        place, request, trust, lambda host: signer_with_role(site, trust, "grant", host, signer, unlock), unlock,
-        officers_record(load_recording(site, place, trust), "granted", reason, ticket),
+        officer.store, request, officer.trust, officer.signer("grant"), officer.unlock,
+        officer.record("granted", reason, ticket),
     )  # fmt: skip
     name = write(f"grant-{request.vault[:12]}-{made.event}-{made.recipient.name}.json", data)
     output.say(f"{name}: {made.count} regions of {request.vault} for {made.recipient.name} (event {made.event})")

@@ -13,15 +13,13 @@ from dumpvault.cli.site import load_site, load_trust, store_option, unlocker
 from dumpvault.errors import Forged, Incomplete, VaultError
 from dumpvault.flows.recording import Recording
 from dumpvault.flows.site import Site
-from dumpvault.flows.verified import Report
 from dumpvault.formats.allowed_signers import AllowedSigners
-from dumpvault.formats.policy_facts import Retrieval
 from dumpvault.model import Store
 
 if TYPE_CHECKING:
     from dumpvault.flows.custody import Custody
 
-__all__ = ["custody_options", "load_custody", "load_recording", "officers_record", "why_options"]
+__all__ = ["custody_options", "load_custody", "load_recording", "why_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -44,15 +42,6 @@ def load_recording(site: Site, store: Store, trust: AllowedSigners) -> Recording
         raise
     except VaultError as error:
         return Recording(site, store, output.say, failure=error)
-
-
-def officers_record(recording: Recording, event: str, reason: str, ticket: str) -> Callable[[Report], None]:
-    """What an officer's flow calls before it decrypts or changes anything."""
-
-    def record(report: Report) -> None:
-        recording.record(report, event, "officer", Retrieval(reason, ticket))
-
-    return record
 
 
 def custody_options(command: _Command) -> _Command:

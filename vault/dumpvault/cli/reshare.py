@@ -8,14 +8,14 @@ import click
 
 from dumpvault.cli import output
 from dumpvault.cli.approvals import approvals_option, load_approvals
-from dumpvault.cli.recording import load_recording, officers_record, why_options
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, policy_option, store_option, unlocker
+from dumpvault.cli.officer import load_officer, officer_options
+from dumpvault.cli.recording import why_options
+from dumpvault.cli.site import policy_option
 from dumpvault.errors import NoKey
 from dumpvault.flows.capture import custodians_for
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.resharing import ReshareRequest, reshare
-from dumpvault.flows.roles import signer_with_role
 from dumpvault.flows.site import Site
 from dumpvault.formats.header import Header
 from dumpvault.formats.recipient import Recipient
@@ -37,24 +37,20 @@ __all__ = ["reshare_command"]
     "--quorum", metavar="KofN:NAMES", help="The custodians from now on. [default: the same, and as many of them]"
 )
 @approvals_option
-@store_option
-@click.option("--signer", metavar="NAME|FILE", help="The officer's key. [default: the home's only one]")
-@passphrase_option
 @why_options
-@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
 @policy_option
-@output.json_option
+@officer_options
 def reshare_command(
     vault: str,
     quorum: str | None,
     approvals: tuple[str, ...],
+    reason: str,
+    ticket: str,
+    policy: str | None,
     store: str | None,
     signer: str | None,
     passphrase_file: str | None,
-    reason: str,
-    ticket: str,
     allowed_signers: str | None,
-    policy: str | None,
     as_json: bool,
 ) -> None:
     """Make new vault keys for a vault under dual control, and share them anew. What is sealed stays as it is.
@@ -63,9 +59,8 @@ def reshare_command(
     before then open nothing of what is there; who put a vault key together before may have kept it, and copies of the
     old key objects open what they opened. What was interrupted is finished by running it again.
     """
-    site = load_site()
-    trust = load_trust(site, allowed_signers)
-    place = site.store(store)
+    officer = load_officer(store, signer, passphrase_file, allowed_signers)
+    site = officer.site
     wanted = Quorum.parse(quorum, "--quorum") if quorum else None
 
     def sharing(header: Header) -> tuple[Sequence[Recipient], int]:
@@ -76,17 +71,14 @@ def reshare_command(
 
     judge = Judge(site, policy)
     request = ReshareRequest(
-        find_vault(place, vault),
+        find_vault(officer.store, vault),
         load_approvals(site, approvals, purpose="reshare"),
         sharing,
         judge.bound_by,
         site.trust.known(),
     )
-    unlock = unlocker(passphrase_file)
-    done = reshare(
-        place, request, trust, lambda host: signer_with_role(site, trust, "rewrap", host, signer, unlock),
-        officers_record(load_recording(site, place, trust), "reshared", reason, ticket),
-    )  # fmt: skip
+    record = officer.record("reshared", reason, ticket)
+    done = reshare(officer.store, request, officer.trust, officer.signer("rewrap"), record)
     names = ", ".join(f"{r.name} ({r.suite})" for r in done.custodians)
     what = "was shared anew already, and is finished now" if done.finished else "shared anew, with new vault keys"
     output.say(f"{request.vault}: {what}: any {done.quorum} of {names} (event {done.event})")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.recording import load_recording, officers_record, why_options
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.officer import load_officer, officer_options
+from dumpvault.cli.recording import why_options
 from dumpvault.errors import Usage
 from dumpvault.flows.listing import find_vault
 from dumpvault.flows.rewrapping import RewrapRequest, rewrap
-from dumpvault.flows.roles import signer_with_role
 
 __all__ = ["rewrap_command"]
 
@@ -26,8 +25,6 @@ __all__ = ["rewrap_command"]
 @click.argument("vault", metavar="ID")
 @click.option("--add", multiple=True, metavar="NAME|FILE", help="A recipient who shall open it too. May be repeated.")
 @click.option("--remove", multiple=True, metavar="NAME", help="A recipient who shall not any more. May be repeated.")
-@store_option
-@click.option("--signer", metavar="NAME|FILE", help="The officer's key. [default: the home's only one]")
 @click.option(
     "--key",
     "keys",
@@ -35,20 +32,18 @@ __all__ = ["rewrap_command"]
     metavar="NAME|FILE",
     help="Private key that opens it now. [default: any of the site's]",
 )
-@passphrase_option
 @why_options
-@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
-@output.json_option
+@officer_options
 def rewrap_command(
     vault: str,
     add: tuple[str, ...],
     remove: tuple[str, ...],
-    store: str | None,
-    signer: str | None,
     keys: tuple[str, ...],
-    passphrase_file: str | None,
     reason: str,
     ticket: str,
+    store: str | None,
+    signer: str | None,
+    passphrase_file: str | None,
     allowed_signers: str | None,
     as_json: bool,
 ) -> None:
@@ -59,20 +54,18 @@ def rewrap_command(
     """
     if not add and not remove:
         raise Usage("neither --add nor --remove", "Say who shall, or shall not, open the vault.")
-    site = load_site()
-    trust = load_trust(site, allowed_signers)
-    place = site.store(store)
-    unlock = unlocker(passphrase_file)
+    officer = load_officer(store, signer, passphrase_file, allowed_signers)
+    recipients = officer.site.trust
     request = RewrapRequest(
-        find_vault(place, vault),
-        [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys(),
-        [site.trust.recipient(name) for name in add],
+        find_vault(officer.store, vault),
+        officer.keys(keys),
+        [recipients.recipient(name) for name in add],
         remove,
-        list(site.trust.recipients()),
+        list(recipients.recipients()),
     )
     done = rewrap(
-        place, request, trust, lambda host: signer_with_role(site, trust, "rewrap", host, signer, unlock), unlock,
-        officers_record(load_recording(site, place, trust), "rewrapped", reason, ticket),
+        officer.store, request, officer.trust, officer.signer("rewrap"), officer.unlock,
+        officer.record("rewrapped", reason, ticket),
     )  # fmt: skip
     who = ", ".join(f"{r.name} ({r.suite})" for r in done.recipients)
     if done.event is None:

@@ -7,12 +7,11 @@ import os
 import click
 
 from dumpvault.cli import output
-from dumpvault.cli.recording import load_recording, officers_record
-from dumpvault.cli.site import load_site, load_trust, passphrase_option, store_option, unlocker
+from dumpvault.cli.officer import load_officer, officer_options
+from dumpvault.cli.site import unlocker
 from dumpvault.errors import BadInput, NoKey
 from dumpvault.flows.judging import Judge
 from dumpvault.flows.listing import find_vault
-from dumpvault.flows.roles import signer_with_role
 from dumpvault.flows.shredding import ShredRequest, shred
 from dumpvault.formats.private_key import LockedKey, PrivateKey
 
@@ -33,8 +32,6 @@ __all__ = ["shred_command"]
 @click.option("--ticket", default="", metavar="ID", help="Where this is recorded, for the ledger.")
 @click.option("--yes", is_flag=True, help="Destroy without asking, for scripts.")
 @click.option("-o", "--output", "path", metavar="FILE", help="The certificate; FILE.sig stands beside it.")
-@store_option
-@click.option("--signer", metavar="NAME|FILE", help="The officer's key. [default: the home's only one]")
 @click.option(
     "--key",
     "keys",
@@ -42,9 +39,7 @@ __all__ = ["shred_command"]
     metavar="NAME|FILE",
     help="Private key to try afterwards. [default: all of the site's]",
 )
-@passphrase_option
-@click.option("--allowed-signers", metavar="FILE", help="Whom to trust. [default: the site's]")
-@output.json_option
+@officer_options
 def shred_command(
     vault: str,
     regions: str | None,
@@ -52,9 +47,9 @@ def shred_command(
     ticket: str,
     yes: bool,
     path: str | None,
+    keys: tuple[str, ...],
     store: str | None,
     signer: str | None,
-    keys: tuple[str, ...],
     passphrase_file: str | None,
     allowed_signers: str | None,
     as_json: bool,
@@ -65,13 +60,9 @@ def shred_command(
     promised about copies of the key objects, snapshots, flash media, and grants already given. What was interrupted is
     finished by running it again.
     """
-    site = load_site()
-    trust = load_trust(site, allowed_signers)
-    place = site.store(store)
-    found = find_vault(place, vault)
-    unlock = unlocker(passphrase_file)
-    held = [site.trust.private_key(name) for name in keys] if keys else site.trust.private_keys()
-    usable = _usable(held, passphrase_file)
+    officer = load_officer(store, signer, passphrase_file, allowed_signers)
+    found = find_vault(officer.store, vault)
+    usable = _usable(officer.keys(keys), passphrase_file)
     name = path or f"shred-{found[:12]}-{os.urandom(4).hex()}.json"
     write, write_signature = output.new_file(name), output.new_file(f"{name}.sig")
     if not yes:
@@ -79,11 +70,10 @@ def shred_command(
         output.confirm(
             f"Destroy the keys of {what} of vault {found}? Nothing brings them back", "shred", "destroys them"
         )
-    request = ShredRequest(found, regions, reason, usable, Judge(site))
+    request = ShredRequest(found, regions, reason, usable, Judge(officer.site))
     done = shred(
-        place, request, trust, lambda host: signer_with_role(site, trust, "shred", host, signer, unlock),
-        officers_record(load_recording(site, place, trust), "shredded", reason, ticket),
-    )  # fmt: skip
+        officer.store, request, officer.trust, officer.signer("shred"), officer.record("shredded", reason, ticket)
+    )
     write(name, done.payload)
     write_signature(f"{name}.sig", done.signature)
     certificate = done.certificate
