@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import re
@@ -237,7 +236,7 @@ def test_links_are_not_followed(store: Store, root: Path) -> None:
         link.symlink_to(root / target)
         name = "vaults/v/regions/1/1.sealed"
         assert store.size(name) is None
-        with pytest.raises(StoreFailed, match=os.strerror(errno.ELOOP)):
+        with pytest.raises(ObjectMissing, match="not a regular file"):
             store.get(name)
         with pytest.raises(StoreFailed):
             store.put(name, b"secret")
