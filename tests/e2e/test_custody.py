@@ -287,6 +287,22 @@ def test_what_waits_in_the_inbox(tmp_path: Path) -> None:
     assert any("was valid only before" in one["why"] for one in told["left_out"])
 
 
+def test_a_stolen_log_s_key_is_replaced(scene: Scene, tmp_path: Path) -> None:
+    """Revoked, nothing is covered, and nothing lost; the first entry after it is covered by the new key, with all before."""
+    scene = scene.copied(tmp_path / "site")
+    home, name = scene.home, f"log@{scene.origin}"
+    assert home.call("keys", "revoke", name, "--reason", "stolen").code == 0
+    ran = home.call("custody", "verify", "--json")
+    assert (ran.code, ran.json["verdict"], ran.json["checkpoint"]) == (3, "incomplete", None)
+    assert home.call("keys", "new", "signer", f"log-2@{scene.origin}", "--role", "log", "--unprotected").code == 0
+    assert home.call("custody", "sequence", "--json").json["checkpoint"] is None, "the old one has that name"
+    assert home.call("custody", "record", scene.vault, "received").code == 0
+    ran = home.call("custody", "verify", "--json")
+    told = ran.json
+    assert (ran.code, told["verdict"], told["flagged"]) == (0, "intact", []), ran.out
+    assert told["checkpoint"]["size"] == told["entries"] == scene.size
+
+
 def test_refusals(scene: Scene, tmp_path: Path) -> None:
     home = Home(tmp_path / "nothing")
     bare = tmp_path / "bare"

@@ -315,8 +315,9 @@ def test_officers_and_custodians_are_refused_alike(scene: Scene, required: str) 
 
 
 def rolled_back(root: Path) -> None:
-    checkpoints = sorted((root / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    checkpoints[-1].unlink()
+    for folder in ("entries", "checkpoints"):
+        for path in sorted((root / folder).iterdir(), key=lambda path: int(path.name))[-2:]:
+            path.unlink()
 
 
 def truncated(root: Path) -> None:

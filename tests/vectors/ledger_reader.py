@@ -491,8 +491,8 @@ class Ledger:
         for origin, size, root in kept:
             if origin != self.origin:
                 self.found("another ledger", f"{self.origin} stands in the place of {origin}")
-            elif size > self.latest:
-                self.found("rolled back", f"{size} entries were known, and the latest checkpoint is of {self.latest}")
+            elif size > self.result.entries:
+                self.found("rolled back", f"{size} entries were known, and {self.result.entries} are there")
             elif self.tree.root(size).hex() != root:
                 self.found("forked", f"the tree of {size} that was known is another")
 

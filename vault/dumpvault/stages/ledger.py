@@ -150,11 +150,14 @@ class Ledger:
         if known.origin != self.origin:
             raise Forged(f"ledger: it is {self.origin} now, and was {known.origin}", _DOUBT)
         if latest is None or latest.size < known.size:
-            have = latest.size if latest else 0
-            raise Forged(
-                f"ledger: rolled back: its latest checkpoint is of {have} entries; this home has verified one of {known.size}",
-                _DOUBT,
-            )
+            # Checkpoints may be gone, or their key revoked: what counts is that no entry is.
+            if not self._there(known.size - 1):
+                raise Forged(
+                    f"ledger: rolled back: entry {known.size - 1} is gone, and this home has verified {known.size}",
+                    _DOUBT,
+                )
+            self._hold(known)
+            return
         nodes = tiles.nodes_over(self.tile, latest.size)
         try:
             proof = merkle.prove_consistency(nodes, known.size, latest.size)
@@ -163,14 +166,16 @@ class Ledger:
         except (Incomplete, ValueError, IndexError):
             pass  # tiles are a cache
         self.edge(latest)
-        edge = tiles.Edge()
-        for number in range(known.size):
-            for _ in edge.add(merkle.leaf_hash(self.entry(number))):
-                pass
-        if edge.root != known.root:
+        self._hold(known)
+
+    def _hold(self, known: Checkpoint) -> None:
+        """Raise ``Forged`` unless the entries make the tree that this home has verified."""
+        try:
+            self.edge(known)
+        except (Forged, Incomplete):
             raise Forged(
                 f"ledger: forked: its first {known.size} entries are not those that this home has verified", _DOUBT
-            )
+            ) from None
 
     def append(
         self,
@@ -186,12 +191,11 @@ class Ledger:
         that is not what it was, ``StoreFailed``; then the entry may be there, and appending it again finds it.
         """
         tip = self.tip(known.size if known else 0)
-        if known and tip < known.size:
-            raise Forged(f"ledger: truncated: entry {tip} is gone, and this home has verified {known.size}", _DOUBT)
         latest = self.latest(tip)
         if known:
             self.check_consistent(known, latest)
-        writing = _Writing(self, self.edge(latest))
+        base = known if known and (latest is None or latest.size < known.size) else latest
+        writing = _Writing(self, self.edge(base))
         waiting = self.waiting()
         # One by one: whoever may write to the store can put an object behind a gap.
         while self._there(writing.size):
@@ -273,9 +277,9 @@ class _Writing:
         except StoreFailed:
             if self._store.size(name) is None:
                 raise
-            there, _ = Checkpoint.verified(
-                self._store.get(name, 0, 1 << 15), self._ledger.origin, self._ledger.logs, name
-            )
+            there = self._ledger.checkpoint(self.size)
+            if there is None:
+                return None  # junk, or of a key that was revoked: the next entry's checkpoint has another name
             if there != made:
                 raise Forged(
                     f"{name}: forked: a log's key signed another tree of {made.size} entries", _DOUBT
