@@ -130,3 +130,10 @@ def ago(**how: float) -> str:
 def onetime(sites: Sites, request: Path, home: str = "ana") -> Path:
     """Where the private halves of a request's keys are."""
     return sites.home(home).path / "private" / "requests" / hashlib.sha256(request.read_bytes()).hexdigest()
+
+
+def refused(ran: Ran, code: int, *words: str) -> None:
+    assert ran.code == code, ran.err
+    assert "Traceback" not in ran.err
+    for word in words:
+        assert word in ran.err, ran.err
