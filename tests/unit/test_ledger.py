@@ -8,6 +8,8 @@ import os
 import random
 import shutil
 import signal
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -137,19 +139,25 @@ def test_every_crash_point(tmp_path: Path, fault: str) -> None:
     assert at > 5
 
 
-def _write(path: str, writer: int, count: int, reported: str, dies_at: int) -> None:
-    """Append what this writer has not reported yet; die by SIGKILL at its put of that number, before it or after it."""
+#: What a writer dies at: the how manieth of its puts of a kind, and whether that put has been made.
+Death = tuple[str, int, bool]
+
+
+def _write(path: str, writer: int, count: int, reported: str, death: Death | None) -> None:
+    """Append what this writer has not reported yet; die by SIGKILL where it is told to."""
     made, known = Ledger.create(LocalStore(path), ORIGIN, LOGS), None
-    real, puts = LocalStore.put, iter(range(1 << 20))
+    real, puts = LocalStore.put, Counter[str]()
 
     def put(store: LocalStore, name: str, data: bytes) -> None:
-        n = next(puts)
-        if n == dies_at and n % 2:
+        kind = name.split("/")[1]
+        puts[kind] += 1
+        now = death is not None and (kind, puts[kind]) == death[:2]
+        if now and death and not death[2]:
             os.kill(os.getpid(), signal.SIGKILL)
         try:
             real(store, name, data)
         finally:  # also where another writer had the number
-            if n == dies_at:
+            if now:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     with mock.patch.object(LocalStore, "put", put), Path(reported).open("ab", buffering=0) as log:
@@ -160,8 +168,9 @@ def _write(path: str, writer: int, count: int, reported: str, dies_at: int) -> N
             log.write(b"%d %s\n" % (done.index, data))
 
 
-def test_many_writers_killed_lose_and_fork_nothing(tmp_path: Path) -> None:
-    """Writers at once, each killed at three of its puts: what was reported stands at its number, and one tree stands.
+def test_many_writers_killed_lose_and_fork_nothing(tmp_path: Path, record_proof: Callable[[str], None]) -> None:
+    """Writers at once, each killed at an entry, a tile and a checkpoint, before and after it in turn: what was reported
+    stands at its number, and one tree stands.
 
     DUMPVAULT_LEDGER_WRITERS and DUMPVAULT_LEDGER_APPENDS ask for more of them.
     """
@@ -170,11 +179,16 @@ def test_many_writers_killed_lose_and_fork_nothing(tmp_path: Path) -> None:
     store = tmp_path / "store"
     ledger(store)
     fork, rng = multiprocessing.get_context("fork"), random.Random("ledger")
-    # A writer puts at least an entry for each append, so that it meets each of these.
-    deaths = {writer: [rng.randrange(count // 4) for _ in range(3)] for writer in range(writers)}
+    steps = ("entries", "tile", "checkpoints")
+    # A writer puts each of these about once for an append, so that it meets all of its deaths.
+    deaths = {
+        writer: [(step, rng.randrange(1, count // 4), (writer + n) % 2 == 0) for n, step in enumerate(steps)]
+        for writer in range(writers)
+    }
+    died = Counter((step, after) for all_ in deaths.values() for step, _, after in all_)
 
     def start(writer: int) -> multiprocessing.process.BaseProcess:
-        at = deaths[writer].pop() if deaths[writer] else -1
+        at = deaths[writer].pop() if deaths[writer] else None
         process = fork.Process(target=_write, args=(str(store), writer, count, str(tmp_path / f"{writer}.log"), at))
         process.start()
         return process
@@ -195,7 +209,12 @@ def test_many_writers_killed_lose_and_fork_nothing(tmp_path: Path) -> None:
     for number, data in told:
         assert found[int(number)] == data
     assert kills == 3 * writers
-    assert set(found) == {b"%d %d" % (w, i) for w in range(writers) for i in range(count)}
+    wanted = {b"%d %d" % (w, i) for w in range(writers) for i in range(count)}
+    assert set(found) == wanted
+    told_of = ", ".join(f"{n} {'after' if after else 'before'} {step}" for (step, after), n in sorted(died.items()))
+    record_proof(
+        f"ledger: {writers} writers x {count} appends, {kills} kills ({told_of}): {len(wanted - set(found))} lost, 0 forked"
+    )
 
 
 def forged(made: Ledger, size: int) -> None:

@@ -70,7 +70,7 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
     vouched = vouched_checkpoints(custody.ledger, custody.trust)
     for number, _ in entries:
         by = next((one for one in vouched if one.size > number), checkpoint)
-        files[f"proofs/{number}.tlog-proof"] = prove(custody, number, by).encode()
+        files[f"proofs/{number:06}.tlog-proof"] = prove(custody, number, by).encode()
         files |= _vouched(custody, by)
     log = next(
         key
