@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,21 @@ def test_a_changed_file_is_named(folder: Path, name: str, says: str, *, resealed
     assert "FAILED" in done.stderr
     assert (says in done.stderr) or not resealed
     assert "all of it holds" not in done.stdout
+
+
+def test_a_key_that_has_ended(scene: Scene, tmp_path: Path) -> None:
+    """What a collector's key signed before its end still checks, and the page says what that rests on."""
+    scene = scene.copied(tmp_path / "site")
+    time.sleep(1.1)
+    assert scene.home.call("keys", "rotate", "collector", "--unprotected").code == 0
+    ran = scene.home.call("custody", "export", scene.vault, "-o", tmp_path / "e.tar")
+    assert ran.code == 0, clean(ran)
+    subprocess.run(["tar", "-xf", tmp_path / "e.tar", "-C", tmp_path], check=True)
+    folder = next(tmp_path.glob("evidence-*"))
+    done = check(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "valid before 20" in (folder / "README.txt").read_text()
+    assert "valid-before" not in (folder / "keys/allowed_signers").read_text()
 
 
 def test_the_script_is_clean(folder: Path) -> None:

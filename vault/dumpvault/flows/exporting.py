@@ -7,7 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -88,6 +88,7 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
     fingerprints = [(facts.name, facts.keyid) for facts in signer_facts(report.examiner)]
     fingerprints += [(judged.principal, judged.keyid) for _, judged in entries]
     fingerprints.append((custody.trust.principal(log.keyid), log.keyid))
+    ends = {key.signer.keyid: f"{key.valid_before:%Y-%m-%d %H:%MZ}" for key in custody.trust.keys if key.valid_before}
     files["keys/allowed_signers"] = _trust(custody, {keyid for _, keyid in fingerprints})
     told: list[tuple[int, Entry, str]] = [(n, judged.entry, judged.principal) for n, judged in entries if judged.entry]
     manifest = files["vault/manifest.dsse.json"]
@@ -97,7 +98,7 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
     files["README.txt"] = _readme(
         vault=vault, host=report.examiner.header.host, captured=report.examiner.header.created,
         made=jcs.to_time(datetime.now(UTC)), tool=f"dumpvault {__version__}", entries=len(entries), origin=custody.origin,
-        size=checkpoint.size, fingerprints=sorted(set(fingerprints)), signer=first.name if first else "NAME",
+        size=checkpoint.size, fingerprints=sorted(set(fingerprints)), ends=ends, signer=first.name if first else "NAME",
         timestamps=any("timestamps/" in name for name in files),
     )  # fmt: skip
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
@@ -139,8 +140,9 @@ def _vouched(custody: Custody, checkpoint: Checkpoint) -> Iterator[tuple[str, by
 
 
 def _trust(custody: Custody, keyids: set[str]) -> bytes:
-    """The lines of the keys that signed what is here, without their ends in time: those are the site's to judge."""
-    return "".join(key.line for key in custody.trust.keys if key.signer.keyid in keyids and not key.revoked).encode()
+    """The lines of the keys that signed what is here, without their ends in time: stock tools would judge those by today."""
+    kept = [key for key in custody.trust.keys if key.signer.keyid in keyids and not key.revoked]
+    return "".join(replace(key, valid_after=None, valid_before=None).line for key in kept).encode()
 
 
 def _pem(signer: Signer) -> bytes:
