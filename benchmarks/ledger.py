@@ -88,12 +88,16 @@ def make(home: str, count: int, every: int) -> None:
         with open(f"{root}/{name}", "wb") as file:
             file.write(data)
 
-    spans = [(home, first, min(count, first + 5000)) for first in range(0, count, 5000)]
+    spans = [(home, first, min(count, first + 5120)) for first in range(0, count, 5120)]
     with ProcessPoolExecutor() as pool:
         for leaves in pool.map(_write, spans):
             for leaf in leaves:
                 for name, data in edge.add(leaf):
                     put(name, data)
+                if edge.size % tiles.WIDTH == 0:
+                    first = edge.size - tiles.WIDTH
+                    whole = tiles.bundle([custody.ledger.entry(i) for i in range(first, edge.size)])
+                    put(tiles.bundle_path(first // tiles.WIDTH), whole)
                 if edge.size % every == 0 or edge.size == count:
                     put(f"checkpoints/{edge.size}", Checkpoint(custody.origin, edge.size, edge.root).sign(log))
     for name, data in edge.partial():

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.approvals import read_envelope
 from dumpvault.cli.evidence import check_command, export_command, mirror_command, prove_command, witness_command
 from dumpvault.cli.recording import custody_options, load_custody
 from dumpvault.cli.site import at_option
-from dumpvault.errors import BadInput, Usage
-from dumpvault.formats.entry import EVENTS
+from dumpvault.errors import Usage
 
 if TYPE_CHECKING:
     from dumpvault.flows.auditing import Audit, Seen
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["custody_command"]
 
 _MARKS = {"held": "held", "missing": "MISSING", "failed": "FAILED", "skipped": "not done"}
-_RECORDS = tuple(event for event in EVENTS if event in ("received", "moved", "exported"))
+_RECORDS = ("received", "moved", "exported")
 
 
 @click.group("custody")
@@ -87,12 +87,7 @@ def _since(custody: Custody, path: str) -> Seen:
     from dumpvault.flows.auditing import Seen
     from dumpvault.formats.checkpoint import Checkpoint
 
-    try:
-        with open(path, "rb") as file:
-            data = file.read(1 << 15)
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}", "It should hold a checkpoint.") from None
-    found, _ = Checkpoint.verified(data, custody.origin, custody.ledger.logs, path)
+    found, _ = Checkpoint.verified(read_envelope(path, "a checkpoint"), custody.origin, custody.ledger.logs, path)
     return Seen(path, found)
 
 

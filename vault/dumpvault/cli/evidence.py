@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 import click
 
 from dumpvault.cli import output
+from dumpvault.cli.approvals import read_envelope
 from dumpvault.cli.recording import custody_options, load_custody, why_options
 from dumpvault.cli.site import at_option, load_site, load_trust, store_option
-from dumpvault.errors import BadInput
 
 __all__ = ["check_command", "export_command", "mirror_command", "prove_command", "witness_command"]
 
@@ -71,12 +71,7 @@ def check_command(proof: str, allowed_signers: str | None, at: datetime | None, 
     from dumpvault.flows.witnessing import check_proof
 
     trust = load_trust(load_site(), allowed_signers, at)
-    try:
-        with open(proof, "rb") as file:
-            data = file.read(1 << 18)
-    except OSError as error:
-        raise BadInput(f"{proof}: {error.strerror}", "It should hold a proof.") from None
-    found = check_proof(data, proof, trust, at or datetime.now(UTC))
+    found = check_proof(read_envelope(proof, "a proof"), proof, trust, at or datetime.now(UTC))
     entry = found.judged.entry
     assert entry is not None
     by = [f"{who} by {when:%Y-%m-%d %H:%M:%SZ}" for who, when in found.cosigned]

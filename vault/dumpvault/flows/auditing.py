@@ -135,15 +135,16 @@ class _Audit:
     def carry_out(self, jobs: int, progress: Callable[[int, int | None], None]) -> Audit:
         found, edge, peaks = self.found, tiles.Edge(), _Peaks()
         self._step(1, "ledger.json", "held", found.origin)
-        for rows, checkpoints in read_all(Chunks(self._custody, self._sizes), self._there, jobs):
+        for rows, checkpoints, junk in read_all(Chunks(self._custody, self._sizes), self._there, jobs):
             for row in rows:
-                if row is None:  # a name that no object has: a folder, say
+                if row is None:
                     self._there = found.size = edge.size
                     break
                 self._take(edge.size, row)
                 for name, data in edge.add(row.leaf):
                     self._cache(name, data)
                 self._roots += peaks.add(row.leaf)
+            found.others += [f"{name}: junk: not what the entries make" for name in junk]
             for size, root in checkpoints.items():
                 if size > edge.size:
                     continue
@@ -154,7 +155,6 @@ class _Audit:
             progress(edge.size, self._there)
             if edge.size == self._there:
                 break
-        self._bundles()
         self._checkpoints()
         self._complete()
         self._tree()
@@ -314,13 +314,6 @@ class _Audit:
                 )
         told = [f"{who} up to {size}" for size, both in sorted(found.cosigned.items())[-4:] for who, _ in both]
         self._step(7, "witnesses", "held" if told else "skipped", ", ".join(told))
-
-    def _bundles(self) -> None:
-        for number in range(self._there // tiles.WIDTH):
-            name = tiles.bundle_path(number)
-            if self._store.size(f"ledger/{name}") is not None:
-                first = number * tiles.WIDTH
-                self._cache(name, tiles.bundle([self._ledger.entry(i) for i in range(first, first + tiles.WIDTH)]))
 
     def _cache(self, name: str, data: bytes) -> None:
         size = self._store.size(f"ledger/{name}")

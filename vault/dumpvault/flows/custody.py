@@ -49,11 +49,17 @@ def new_origin() -> str:
 class Custody:
     """A home's view of one store's ledger."""
 
-    def __init__(self, site: Site, ledger: Ledger, trust: AllowedSigners) -> None:
+    def __init__(
+        self,
+        site: Site,
+        ledger: Ledger,
+        trust: AllowedSigners,
+        unlock: Callable[[LockedKey], PrivateKey] | None = None,
+    ) -> None:
         self.site = site
         self.ledger = ledger
         self.trust = trust
-        self._unlock: Callable[[LockedKey], PrivateKey] | None = None
+        self._unlock = unlock
 
     @property
     def origin(self) -> str:
@@ -78,9 +84,7 @@ class Custody:
         if ledger is None:
             return None
         ledger.logs = log_keys(trust, ledger.origin)
-        made = cls(site, ledger, trust)
-        made._unlock = unlock
-        return made
+        return cls(site, ledger, trust, unlock)
 
     @property
     def known(self) -> Checkpoint | None:

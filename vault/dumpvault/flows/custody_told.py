@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from dumpvault.errors import Forged
@@ -70,10 +71,7 @@ def _of(report: Report, found: Audit, entries: list[tuple[int, Judged]]) -> repo
         told.append(
             CustodyEntry(entry.time, entry.event, judged.principal, entry.role, entry.purpose, detail or None, 0)
         )
-    told = [
-        CustodyEntry(e.time, e.event, e.actor, e.role, e.purpose, e.detail, index)
-        for index, e in enumerate(sorted(told, key=lambda entry: entry.time))
-    ]
+    told = [replace(entry, index=index) for index, entry in enumerate(sorted(told, key=lambda entry: entry.time))]
     notes = [f"{finding.message}." for finding in found.findings]
     if found.flags:
         notes.append(f"{len(found.flags)} entries of the ledger do not count; 'dumpvault custody verify' tells why.")

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from dumpvault.errors import Incomplete, VaultError
 from dumpvault.flows.custody import Custody
-from dumpvault.formats import jcs, merkle
+from dumpvault.formats import jcs, merkle, tiles
 from dumpvault.formats.checkpoint import Checkpoint
 from dumpvault.formats.entry import judge
 
 __all__ = ["CHECKPOINT", "Chunks", "Row", "read_all"]
 
-#: Entries of one chunk.
+#: Entries of one chunk: whole bundles.
 _CHUNK = 1024
 #: Bytes of a checkpoint that are looked at.
 CHECKPOINT = 1 << 15
@@ -34,7 +34,8 @@ class Row(NamedTuple):
     bounded: bool
 
 
-Read = tuple[list[Row | None], dict[int, bytes | str]]
+#: Rows, checkpoints by size (the root, or why one is not good), and the names of bundles that are junk.
+Read = tuple[list[Row | None], dict[int, bytes | str], list[str]]
 
 
 class Chunks:
@@ -48,12 +49,14 @@ class Chunks:
     def read(self, first: int, end: int) -> Read:
         ledger, trust = self._custody.ledger, self._custody.trust
         rows: list[Row | None] = []
+        held: list[bytes] = []
         for number in range(first, end):
             try:
                 data = ledger.entry(number)
             except Incomplete:
-                rows.append(None)
-                continue
+                rows.append(None)  # a name that no object has: a folder, say
+                break
+            held.append(data)
             judged = judge(data, f"ledger/entries/{number}", ledger.origin, trust)
             entry = judged.entry
             rows.append(
@@ -72,7 +75,15 @@ class Chunks:
         for size in range(first + 1, end + 1):
             if size in self._checkpoints:
                 good[size] = self._checkpoint(size)
-        return rows, good
+        return rows, good, list(self._junk(first, held))
+
+    def _junk(self, first: int, held: list[bytes]) -> Iterator[str]:
+        """The bundles of the entries ``held``, from number ``first`` on, that are there and not what these make."""
+        store = self._custody.ledger.store
+        for at in range(0, len(held) - tiles.WIDTH + 1, tiles.WIDTH):
+            name = f"ledger/{tiles.bundle_path((first + at) // tiles.WIDTH)}"
+            if store.size(name) is not None and store.get(name) != tiles.bundle(held[at : at + tiles.WIDTH]):
+                yield name
 
     def _checkpoint(self, size: int) -> bytes | str:
         """The root that a good checkpoint is of, or why it is not good."""

@@ -29,10 +29,6 @@ class Proof:
     hashes: tuple[bytes, ...]
     note: bytes
 
-    @classmethod
-    def of(cls, nodes: merkle.Nodes, index: int, entry: bytes, checkpoint: Checkpoint, note: bytes) -> Proof:
-        return cls(index, entry, tuple(merkle.prove_inclusion(nodes, index, checkpoint.size)), note)
-
     def encode(self) -> bytes:
         lines = [_FIRST, f"extra {jcs.b64encode(self.extra)}", f"index {self.index}", *map(jcs.b64encode, self.hashes)]
         return "".join(f"{line}\n" for line in lines).encode() + b"\n" + self.note

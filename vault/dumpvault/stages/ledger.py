@@ -226,7 +226,7 @@ class _Writing:
         self._ledger = ledger
         self._store = ledger.store
         self._edge = edge
-        self.tiles: list[tuple[str, bytes]] = []
+        self._tiles: list[tuple[str, bytes]] = []
         self._digests: dict[str, int] = {}
 
     @property
@@ -264,7 +264,7 @@ class _Writing:
         for digest, number in self._digests.items():
             if self._store.size(f"ledger/inbox/{digest}") is not None:
                 self._cache(f"sequenced/{digest}", str(number).encode())
-        for name, data in self.tiles:
+        for name, data in self._tiles:
             self._cache(name, data)
         for name, data in self._edge.partial():
             self._cache(name, data)
@@ -289,11 +289,11 @@ class _Writing:
     def _take(self, data: bytes) -> None:
         number = self.size
         self._digests.setdefault(hashlib.sha256(data).hexdigest(), number)
-        self.tiles += self._edge.add(merkle.leaf_hash(data))
+        self._tiles += self._edge.add(merkle.leaf_hash(data))
         if self.size % tiles.WIDTH == 0:
             first = self.size - tiles.WIDTH
             whole = tiles.bundle([self._ledger.entry(i) for i in range(first, self.size)])
-            self.tiles.append((tiles.bundle_path(first // tiles.WIDTH), whole))
+            self._tiles.append((tiles.bundle_path(first // tiles.WIDTH), whole))
 
     def _cache(self, name: str, data: bytes) -> None:
         """Put what is a function of the entries; where something else has the name, it is junk, and verification says so."""
