@@ -20,6 +20,7 @@ from dumpvault.model import Store, vault_prefix
 from dumpvault.stages.ledger import Ledger
 
 __all__ = [
+    "cosignatures",
     "cosigned",
     "log_keys",
     "manifest_stamps",
@@ -54,8 +55,14 @@ def witnesses(note: Note, trust: AllowedSigners) -> list[tuple[str, datetime]]:
 
 def cosigned(ledger: Ledger, trust: AllowedSigners, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:
     """Whose good cosignatures a checkpoint has, and of when."""
+    return [told for _, told in cosignatures(ledger, trust, checkpoint)]
+
+
+def cosignatures(
+    ledger: Ledger, trust: AllowedSigners, checkpoint: Checkpoint
+) -> Iterator[tuple[Line, tuple[str, datetime]]]:
+    """The good cosignatures of a checkpoint: each line, with whose it is and of when."""
     folder = f"ledger/cosignatures/{checkpoint.size}"
-    found = []
     for id_ in sorted(ledger.store.children(folder)):
         try:
             text = ledger.store.get(f"{folder}/{id_}", 0, 1024).decode()
@@ -63,8 +70,8 @@ def cosigned(ledger: Ledger, trust: AllowedSigners, checkpoint: Checkpoint) -> l
         except (Forged, Incomplete, UnicodeDecodeError):
             continue
         if (line.text, line.id.hex()) == (text, id_):
-            found += witnesses(Note(checkpoint.text, (line,)), trust)
-    return found
+            for told in witnesses(Note(checkpoint.text, (line,)), trust):
+                yield line, told
 
 
 def stamped(ledger: Ledger, trust: AllowedSigners, checkpoint: Checkpoint) -> list[tuple[str, datetime]]:

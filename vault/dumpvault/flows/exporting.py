@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dumpvault import __version__
 from dumpvault.errors import Incomplete
-from dumpvault.flows.anchors import stamped, vouched_checkpoints, witnesses
+from dumpvault.flows.anchors import cosignatures, stamped, vouched_checkpoints
 from dumpvault.flows.custody import Custody
 from dumpvault.flows.signers import signer_facts
 from dumpvault.flows.verified import Report
@@ -68,10 +68,11 @@ def export(custody: Custody, vault: str, *, case: bool) -> Exported:
     files = dict(_signed_objects(custody, report))
     files["checkpoint"] = note = cosigned_note(custody, checkpoint)
     vouched = vouched_checkpoints(custody.ledger, custody.trust)
-    for number, _ in entries:
-        by = next((one for one in vouched if one.size > number), checkpoint)
-        files[f"proofs/{number:06}.tlog-proof"] = prove(custody, number, by).encode()
-        files |= _vouched(custody, by)
+    by = {number: next((one for one in vouched if one.size > number), checkpoint) for number, _ in entries}
+    for number, one in by.items():
+        files[f"proofs/{number:06}.tlog-proof"] = prove(custody, number, one).encode()
+    for one in set(by.values()):
+        files |= _vouched(custody, one)
     log = next(
         key
         for key in custody.ledger.logs
@@ -126,17 +127,12 @@ def _vouched(custody: Custody, checkpoint: Checkpoint) -> Iterator[tuple[str, by
     ):
         yield f"timestamps/{size}/{name}", store.get(f"ledger/timestamps/{size}/{name}")
         yield f"timestamps/{size}/checkpoint.txt", checkpoint.text.encode()
-    parsed = Note.parse(cosigned_note(custody, checkpoint), "checkpoint")
-    for name, _ in witnesses(parsed, custody.trust):
-        for key in custody.trust.keys:
-            if key.principal == name:
-                wanted = key_id(name, COSIGNATURE, key.signer.public)
-                for line in parsed.lines:
-                    if (line.name, line.id) == (name, wanted):
-                        time = int.from_bytes(line.signature[:8])
-                        yield f"witnesses/{checkpoint.size}-{name}/signed", cosigned(parsed.text, time)
-                        yield f"witnesses/{checkpoint.size}-{name}/sig", line.signature[8:]
-                        yield f"witnesses/{checkpoint.size}-{name}/key.pem", _pem(key.signer)
+    for line, (name, _) in cosignatures(custody.ledger, custody.trust, checkpoint):
+        signer = next(k.signer for k in custody.trust.keys if key_id(name, COSIGNATURE, k.signer.public) == line.id)
+        folder = f"witnesses/{size}-{name}"
+        yield f"{folder}/signed", cosigned(checkpoint.text, int.from_bytes(line.signature[:8]))
+        yield f"{folder}/sig", line.signature[8:]
+        yield f"{folder}/key.pem", _pem(signer)
 
 
 def _trust(custody: Custody, keyids: set[str]) -> bytes:

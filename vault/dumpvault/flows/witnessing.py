@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from dumpvault.errors import Forged, Incomplete, NoKey
-from dumpvault.flows.anchors import log_keys, witnesses
+from dumpvault.flows.anchors import cosignatures, log_keys, witnesses
 from dumpvault.flows.auditing import Seen, audit
 from dumpvault.flows.custody import Custody
 from dumpvault.formats.allowed_signers import AllowedSigners
 from dumpvault.formats.checkpoint import Checkpoint
 from dumpvault.formats.entry import Judged, judge
-from dumpvault.formats.note import Line, Note, cosign
+from dumpvault.formats.note import LINES, Note, cosign
 from dumpvault.formats.private_key import PrivateKey
 from dumpvault.formats.sshkey import SigningKey
 from dumpvault.formats.tlog_proof import Proof
@@ -61,16 +61,8 @@ def cosigned_note(custody: Custody, checkpoint: Checkpoint) -> bytes:
     store, size = custody.ledger.store, checkpoint.size
     name = f"ledger/checkpoints/{size}"
     note = Note.parse(store.get(name, 0, 1 << 15), name)
-    lines = list(note.lines)
-    for id_ in sorted(store.children(f"ledger/cosignatures/{size}")):
-        try:
-            text = store.get(f"ledger/cosignatures/{size}/{id_}", 0, 1024).decode().removesuffix("\n")
-            line = Line.parse(text, id_)
-        except (Forged, Incomplete, UnicodeDecodeError):
-            continue
-        if witnesses(Note(note.text, (line,)), custody.trust) and line not in lines:
-            lines.append(line)
-    return Note(note.text, tuple(lines[:16])).encode()
+    lines = [line for line, _ in cosignatures(custody.ledger, custody.trust, checkpoint)]
+    return Note(note.text, (*note.lines, *lines)[:LINES]).encode()
 
 
 class Proved:
